@@ -1,0 +1,67 @@
+"""One JSON object per event on standard error: known secrets masked, control characters escaped."""
+
+import json
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+_secrets: set[str] = set()
+_write_lock = threading.Lock()
+
+
+def hide(secret: str) -> None:
+    """Mask this value in every later line of this process."""
+    if len(secret) >= 8:
+        _secrets.add(secret)
+
+
+class Logger:
+    """Writes events: a snake_case name and facts. No payloads, no f-strings."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def debug(self, event: str, **facts: Any) -> None:
+        """Facts for a developer; off unless INFERLAKE_LOG_DEBUG was asked for in `enable_debug`."""
+        if _debug:
+            _write("debug", self.name, event, facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        _write("info", self.name, event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        _write("warning", self.name, event, facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        _write("error", self.name, event, facts)
+
+
+_debug = False
+
+
+def enable_debug() -> None:
+    global _debug
+    _debug = True
+
+
+def logger(name: str) -> Logger:
+    """The logger of a module: `log = logline.logger(__name__)`."""
+    return Logger(name)
+
+
+def _write(level: str, name: str, event: str, facts: dict[str, Any]) -> None:
+    line = {
+        "time": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
+        "level": level,
+        "logger": name,
+        "event": event,
+        **facts,
+    }
+    text = json.dumps(line, default=str, ensure_ascii=True)
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    with _write_lock:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

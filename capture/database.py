@@ -1,8 +1,8 @@
 """The state database, SQLite or PostgreSQL: engine, transactions, migrations, leases.
 
 Each package defines its tables in its own `state.py` on the one `metadata` here; the migrations,
-one chain for all, lie in `capture/migrations/versions`. `migrate` is called by the supervisor before
-any other process starts; `open_engine` never changes the schema.
+one chain for all, lie in `capture/migrations/versions`. `migrate` is called by the supervisor
+before any other process starts; `open_engine` never changes the schema.
 """
 
 from collections.abc import Iterator

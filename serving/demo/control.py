@@ -15,6 +15,17 @@ class Refused(Exception):
     """The server answered a call of the demo with an error; the message is the server's."""
 
 
+def entity(version: str) -> dict[str, Any]:
+    """Served entity `v1`: version 1 of the registered model."""
+    return {
+        "name": version,
+        "entity_name": "main.flights.flight_delay",
+        "entity_version": version.removeprefix("v"),
+        "workload_size": "Small",
+        "scale_to_zero_enabled": False,
+    }
+
+
 class Control:
     """An administrator's view of one server."""
 
@@ -49,16 +60,7 @@ class Control:
     def serve(self, shares: dict[str, int]) -> dict[str, Any]:
         """Put these versions live with these percentages; waits until they answer."""
         config = {
-            "served_entities": [
-                {
-                    "name": version,
-                    "entity_name": "main.flights.flight_delay",
-                    "entity_version": version.removeprefix("v"),
-                    "workload_size": "Small",
-                    "scale_to_zero_enabled": False,
-                }
-                for version in shares
-            ],
+            "served_entities": [entity(version) for version in shares],
             "traffic_config": {
                 "routes": [
                     {"served_model_name": version, "traffic_percentage": percentage}

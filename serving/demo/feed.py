@@ -17,16 +17,22 @@ class Feed:
     """Writes the feature table; `truth` holds every row as it should have been."""
 
     def __init__(
-        self, client: FeatureEngineeringClient, settings: Settings, truth: pl.DataFrame
+        self,
+        client: FeatureEngineeringClient,
+        settings: Settings,
+        planes: pl.DataFrame,
+        truth: pl.DataFrame,
     ) -> None:
         self.client = client
         self.settings = settings
+        self.planes = planes
         self.truth = truth
         self.stale: pl.DataFrame | None = None
         self.repair_rows: pl.DataFrame | None = None
 
     def write_until(self, moment: datetime) -> None:
-        """Make the table, with the rows known before `moment`."""
+        """Make both feature tables; `airport_hour` with the rows known before `moment`."""
+        self.client.create_table(name=models.PLANES, primary_keys=["tailnum"], df=self.planes)
         self.client.create_table(
             name=models.AIRPORT_HOUR,
             primary_keys=["origin", "hour"],
@@ -73,4 +79,6 @@ class Feed:
     def served(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The columns of v2 as the hung feed gave them to these flights."""
         assert self.stale is not None, "the feed has not hung yet"
-        return rows.join(self.stale, on=["origin", "hour"], how="left", maintain_order="left")
+        return rows.join(self.planes, on="tailnum", how="left", maintain_order="left").join(
+            self.stale, on=["origin", "hour"], how="left", maintain_order="left"
+        )

@@ -16,6 +16,11 @@ def at(moment: datetime) -> str:
     return f"{moment.day:2d} {moment:%b %H:%M}Z"
 
 
+def day(moment: datetime) -> str:
+    """`15 Jul`, in the time of the story."""
+    return f"{moment.day} {moment:%b}"
+
+
 class Screen:
     """Prints the story. A `kind` of STYLES colours a line; its words say the same."""
 

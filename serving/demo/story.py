@@ -207,9 +207,7 @@ def promote(story: Story, moment: datetime, decision: dict[str, Any]) -> None:
     shares = story.control.shares()
     story.screen.line(moment, f"PROMOTED    {split_text(shares)} (the hold-out)", "act")
     heard = wait_for_event(story, "endpoint.promoted")
-    story.screen.line(
-        moment, f"WEBHOOK     {heard['type']} received, signature verified", "quiet"
-    )
+    story.screen.line(moment, f"WEBHOOK     {heard['type']} received, signature verified", "quiet")
     story.promoted_at = moment
 
 
@@ -283,9 +281,7 @@ def hung_feed(story: Story) -> None:
     body = {"to_config_version": story.serving_version, "reason": "feed repaired"}
     story.control.call("POST", path, body)
     story.control.wait_until_ready()
-    story.screen.line(
-        CHALLENGER_BACK, f"BACK        {split_text(story.control.shares())}", "act"
-    )
+    story.screen.line(CHALLENGER_BACK, f"BACK        {split_text(story.control.shares())}", "act")
 
 
 def hold_out(story: Story, since: datetime) -> None:

@@ -1,0 +1,207 @@
+import string
+import zlib
+from typing import Any
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture import blocks, rows
+
+INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
+INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
+DAY_US = 86_400_000_000
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+MAYBE = st.none() | TEXT
+FLOAT = st.floats(allow_nan=False)
+TIME = st.integers(0, 30_000 * DAY_US)
+DATE = st.integers(0, 30_000)
+
+PAYLOADS = st.builds(
+    rows.Payload,
+    request_date=DATE,
+    databricks_request_id=TEXT,
+    client_request_id=MAYBE,
+    request_time=TIME,
+    status_code=INT32,
+    sampling_fraction=FLOAT,
+    execution_duration_ms=INT64,
+    request=MAYBE,
+    response=MAYBE,
+    served_entity_id=MAYBE,
+    logging_error_codes=st.none() | st.lists(TEXT, max_size=3),
+    requester=MAYBE,
+    endpoint_id=TEXT,
+    served_entity_name=MAYBE,
+    model_name=MAYBE,
+    model_version=MAYBE,
+    config_version=st.none() | INT32,
+    route_share=st.none() | FLOAT,
+    route_split=MAYBE,
+    unit_id=MAYBE,
+    shadow=st.booleans(),
+    looked_up=MAYBE,
+    usage_context=st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
+    error_source=MAYBE,
+    request_encoding=TEXT,
+    content_type=MAYBE,
+    gateway_us=INT32,
+    queue_us=INT32,
+    features_us=INT32,
+    predict_us=INT32,
+)
+LABELS = st.builds(
+    rows.Label,
+    received_date=DATE,
+    databricks_request_id=MAYBE,
+    client_request_id=MAYBE,
+    row_index=INT32,
+    label=TEXT,
+    label_time=TIME,
+    received_time=TIME,
+    requester=MAYBE,
+)
+TABLES = st.text(string.ascii_letters + "._-", min_size=1, max_size=12)
+PAYLOAD_GROUPS = st.tuples(TABLES, st.just("payload"), st.lists(PAYLOADS, min_size=1, max_size=5))
+LABEL_GROUPS = st.tuples(TABLES, st.just("labels"), st.lists(LABELS, min_size=1, max_size=5))
+GROUPS = st.lists(PAYLOAD_GROUPS | LABEL_GROUPS, min_size=1, max_size=6)
+
+
+def encoded(groups: list[tuple[str, str, list[Any]]]) -> list[bytes]:
+    return [blocks.encode(table, kind, group) for table, kind, group in groups]
+
+
+def plain_type(field: pa.DataType) -> pa.DataType:
+    """Type of the plain values of a column: times and dates are integers."""
+    if pa.types.is_timestamp(field):
+        return pa.int64()
+    return pa.int32() if pa.types.is_date32(field) else field
+
+
+def arrow(kind: str, group: list[Any]) -> pa.Table:
+    """The rows as pyarrow itself makes them of plain values."""
+    schema, _ = rows.KINDS[kind]
+    arrays = []
+    for field, column in zip(schema, zip(*group, strict=True), strict=True):
+        if pa.types.is_map(field.type):
+            column = [None if value is None else list(value.items()) for value in column]
+        arrays.append(pa.array(column, plain_type(field.type)).cast(field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def payload(request_id: str, time_us: int = 0, **other: Any) -> rows.Payload:
+    values: dict[str, Any] = dict.fromkeys(rows.Payload._fields)
+    values |= dict.fromkeys(
+        ("request_date", "status_code", "execution_duration_ms", "gateway_us", "queue_us"), 0
+    )
+    values |= {"features_us": 0, "predict_us": 0, "sampling_fraction": 1.0, "shadow": False}
+    values |= {"endpoint_id": "e", "request_encoding": "utf-8"}
+    values |= {"databricks_request_id": request_id, "request_time": time_us}
+    return rows.Payload(**(values | other))
+
+
+@given(groups=st.lists(PAYLOAD_GROUPS, min_size=1, max_size=4))
+def test_payload_rows_come_back_as_they_went_in(groups: list[Any]) -> None:
+    data = b"".join(encoded(groups))
+    table = blocks.decode(data, blocks.recover(data).blocks)
+    table.validate(full=True)
+    assert table == arrow("payload", [row for _, _, group in groups for row in group])
+
+
+@given(groups=st.lists(LABEL_GROUPS, min_size=1, max_size=4))
+def test_labels_come_back_as_they_went_in(groups: list[Any]) -> None:
+    data = b"".join(encoded(groups))
+    table = blocks.decode(data, blocks.recover(data).blocks)
+    table.validate(full=True)
+    assert table == arrow("labels", [row for _, _, group in groups for row in group])
+
+
+@given(groups=st.lists(PAYLOAD_GROUPS, min_size=1, max_size=4))
+def test_rows_are_sorted_by_time_and_stay_whole(groups: list[Any]) -> None:
+    data = b"".join(encoded(groups))
+    table = blocks.decode(data, blocks.recover(data).blocks, sort_by="request_time")
+    in_order = sorted((r for _, _, group in groups for r in group), key=lambda r: r.request_time)
+    assert table == arrow("payload", in_order)
+
+
+@given(groups=GROUPS)
+def test_each_block_says_which_table_and_kind_its_rows_are_of(groups: list[Any]) -> None:
+    found = blocks.recover(b"".join(encoded(groups))).blocks
+    assert [(b.table, b.kind, b.rows) for b in found] == [(t, k, len(g)) for t, k, g in groups]
+
+
+@given(groups=GROUPS, data=st.data())
+def test_a_torn_tail_costs_no_whole_block(groups: list[Any], data: st.DataObject) -> None:
+    parts = encoded(groups)
+    segment = b"".join(parts)
+    cut = data.draw(st.integers(0, len(segment)))
+    ends = [sum(map(len, parts[: n + 1])) for n in range(len(parts))]
+    whole = [end for end in ends if end <= cut]
+    recovered = blocks.recover(segment[:cut])
+    assert len(recovered.blocks) == len(whole)
+    assert recovered.end == (whole[-1] if whole else 0)
+
+
+@given(groups=GROUPS, garbage=st.binary(max_size=200))
+def test_garbage_behind_whole_blocks_is_no_block(groups: list[Any], garbage: bytes) -> None:
+    segment = b"".join(encoded(groups))
+    recovered = blocks.recover(segment + garbage)
+    assert (len(recovered.blocks), recovered.end) == (len(groups), len(segment))
+
+
+@given(groups=GROUPS, data=st.data())
+def test_a_changed_byte_is_found_and_ends_the_segment_before_its_block(
+    groups: list[Any], data: st.DataObject
+) -> None:
+    parts = encoded(groups)
+    segment = bytearray(b"".join(parts))
+    place = data.draw(st.integers(0, len(segment) - 1))
+    segment[place] ^= data.draw(st.integers(1, 255))
+    ends = [sum(map(len, parts[: n + 1])) for n in range(len(parts))]
+    assert len(blocks.recover(bytes(segment)).blocks) == sum(end <= place for end in ends)
+
+
+@given(sequence=st.integers(0, 2**63), app_id=st.uuids())
+def test_a_segment_header_says_whose_it_is(sequence: int, app_id: UUID) -> None:
+    text = blocks.segment_header(app_id, sequence)
+    assert len(text) == blocks.HEADER_BYTES
+    assert blocks.read_header(text) == (app_id, sequence)
+
+
+@given(cut=st.integers(0, blocks.HEADER_BYTES - 1))
+def test_a_cut_segment_header_is_refused(cut: int) -> None:
+    with pytest.raises(blocks.NotASegment):
+        blocks.read_header(blocks.segment_header(uuid4(), 1)[:cut])
+
+
+def test_a_segment_of_other_columns_is_refused_as_foreign() -> None:
+    head = bytearray(blocks.segment_header(uuid4(), 1)[:-4])
+    head[36] ^= 1  # first byte of the schema hash
+    with pytest.raises(blocks.ForeignSegment):
+        blocks.read_header(bytes(head) + zlib.crc32(head).to_bytes(4, "little"))
+
+
+def test_blocks_of_several_joined_segments_are_read_together() -> None:
+    first, second = (
+        blocks.segment_header(uuid4(), n) + blocks.encode("t", "payload", [payload(str(n), 9 - n)])
+        for n in (1, 2)
+    )
+    joined = first + second
+    found = blocks.recover(first, blocks.HEADER_BYTES).blocks
+    found += blocks.recover(joined, len(first) + blocks.HEADER_BYTES).blocks
+    table = blocks.decode(joined, found, sort_by="request_time")
+    assert table["databricks_request_id"].to_pylist() == ["2", "1"]
+
+
+def test_a_lone_surrogate_becomes_a_question_mark_and_the_row_is_kept() -> None:
+    data = blocks.encode("t", "payload", [payload("a", request="x\ud800é")])
+    table = blocks.decode(data, blocks.recover(data).blocks)
+    assert table["request"].to_pylist() == ["x?é"]
+
+
+def test_a_number_beyond_its_column_is_brought_to_the_columns_end() -> None:
+    data = blocks.encode("t", "payload", [payload("a", predict_us=2**40)])
+    table = blocks.decode(data, blocks.recover(data).blocks)
+    assert table["predict_us"].to_pylist() == [2**31 - 1]

@@ -1,0 +1,32 @@
+"""Fixtures that start the real thing in a temporary folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import sqlalchemy as sa
+
+from capture import database
+from capture.settings import Settings
+
+# A shared machine says nothing about time; speed has its own place in benchmarks/.
+hypothesis.settings.register_profile("inferlake", deadline=None)
+hypothesis.settings.load_profile("inferlake")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a data directory that exists and is empty."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    return Settings(data_dir=data_dir)
+
+
+@pytest.fixture
+def state(settings: Settings) -> Iterator[sa.Engine]:
+    """The state database, migrated."""
+    database.migrate(settings)
+    engine = database.open_engine(settings)
+    yield engine
+    engine.dispose()

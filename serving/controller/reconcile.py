@@ -262,7 +262,6 @@ def reconcile(
             known = memory.get(entity.id) or _first_sight(turn)
             remembered[entity.id] = turn.run(known)
             own.extend(turn.steps)
-        own.extend(_stopped_marks(endpoint, entities, observed))
         steps.extend(_update(endpoint, by_entity, remembered, own))
     known_endpoints = {endpoint.id for endpoint in endpoints}
     for replica in observed.replicas:
@@ -279,18 +278,27 @@ def backoff_seconds(failures: int, limits: Limits) -> float:
 
 
 def _wanted(endpoint: Endpoint) -> dict[str, Entity]:
-    """Entities that may have replicas. A stopped endpoint still proves its pending ones."""
-    active = () if endpoint.stopped else endpoint.active
+    """Entities that may have replicas; none of a stopped endpoint."""
+    if endpoint.stopped:
+        return {}
     pending = endpoint.pending if endpoint.pending_version is not None else ()
-    return {entity.id: entity for entity in (*active, *pending)}
+    return {entity.id: entity for entity in (*endpoint.active, *pending)}
 
 
 def _first_sight(turn: "_Turn") -> Memory:
     # What serves in the active configuration answered once, or it would not be there.
-    active = any(entity.id == turn.entity.id for entity in turn.endpoint.active)
-    asleep = active and turn.entity.scale_to_zero and not turn.replicas
+    served = turn.entity.id in _served_before(turn.endpoint)
+    asleep = served and turn.entity.scale_to_zero and not turn.replicas
     last = turn.demand.last_request_ms
-    return Memory(proven=active, awake=not asleep, busy_at=turn.now, last_request_ms=last)
+    return Memory(proven=served, awake=not asleep, busy_at=turn.now, last_request_ms=last)
+
+
+def _served_before(endpoint: Endpoint) -> set[str]:
+    """Entities that serve now, whatever becomes of the update. An endpoint that is started again
+    has its own active configuration pending: there, every entity must answer anew."""
+    if endpoint.pending_version == endpoint.active_version:
+        return set()
+    return {entity.id for entity in endpoint.active}
 
 
 class _Turn:
@@ -487,15 +495,6 @@ def _follow(memory: Memory, demand: Demand, now: float) -> Memory:
     )
 
 
-def _stopped_marks(
-    endpoint: Endpoint, wanted: Mapping[str, Entity], observed: Observed
-) -> Iterator[Mark]:
-    stopped = State(DEPLOYMENT_ABORTED, "The endpoint is stopped")
-    for entity in endpoint.active:
-        if entity.id not in wanted and observed.states.get(entity.id) != stopped:
-            yield Mark(endpoint.id, entity.id, stopped)
-
-
 def _update(
     endpoint: Endpoint,
     by_entity: Mapping[str, Sequence[Replica]],
@@ -503,7 +502,7 @@ def _update(
     steps: list[Step],
 ) -> list[Step]:
     """The endpoint's steps, with the end of its update, once that is decided."""
-    if endpoint.pending_version is None:
+    if endpoint.pending_version is None or endpoint.stopped:
         return steps
     for entity in endpoint.pending:
         failed = memory[entity.id].failed
@@ -512,7 +511,7 @@ def _update(
             return _given_up(endpoint, entity, message, steps)
     ended = {step.replica_id for step in steps if isinstance(step, Stop)}
     admitted = {step.replica_id for step in steps if isinstance(step, Admit)}
-    active = {entity.id for entity in endpoint.active}
+    served_before = _served_before(endpoint)
     for entity in endpoint.pending:
         known = memory[entity.id]
         ready = any(
@@ -520,8 +519,8 @@ def _update(
             for replica in by_entity.get(entity.id, ())
         )
         asleep = known.proven and not known.awake
-        served_before = entity.id in active and not endpoint.stopped
-        if not (ready or asleep or served_before or not entity.needs_replicas):
+        served = entity.id in served_before
+        if not (ready or asleep or served or not entity.needs_replicas):
             return steps
     return [*steps, Complete(endpoint.id, endpoint.pending_version)]
 

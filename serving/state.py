@@ -58,6 +58,7 @@ configurations = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("origin", sa.String(20), nullable=False),
+    sa.Column("activated_ms", sa.BigInteger),
 )
 
 replicas = sa.Table(
@@ -195,7 +196,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A numbered, immutable configuration. `config`: see contract.py, "normalised"."""
+    """A numbered, immutable configuration. `config`: see contract.py, "normalised". activated_ms:
+    when it first became the active one; None: never."""
 
     endpoint_id: str
     config_version: int
@@ -204,6 +206,7 @@ class Configuration:
     created_ms: int
     reason: str | None
     origin: str
+    activated_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +448,24 @@ def history(
     return [Configuration(*row) for row in connection.execute(query)]
 
 
+def configuration_before(
+    connection: sa.Connection, endpoint_id: str, config_version: int
+) -> Configuration | None:
+    """The newest configuration under this number that ever was active."""
+    query = (
+        sa.select(*_columns(configurations, Configuration))
+        .where(
+            configurations.c.endpoint_id == endpoint_id,
+            configurations.c.config_version < config_version,
+            configurations.c.activated_ms.is_not(None),
+        )
+        .order_by(configurations.c.config_version.desc())
+        .limit(1)
+    )
+    found = connection.execute(query).first()
+    return Configuration(*found) if found else None
+
+
 def newest_version(connection: sa.Connection, endpoint_id: str) -> int:
     """Highest configuration number so far; 0 if there is none."""
     highest = sa.select(sa.func.max(configurations.c.config_version))
@@ -489,24 +510,18 @@ def accept_configuration(
                 now_ms,
             )
     if at_once:
-        pointers = {
-            "active_version": version,
-            "pending_version": None,
-            "config_update": NOT_UPDATING,
-        }
-    else:
-        pointers = {"pending_version": version, "config_update": IN_PROGRESS}
+        return _activate(connection, seen, version, now_ms, **values)
     changed = write_endpoint(
         connection,
         seen,
         now_ms,
+        pending_version=version,
+        config_update=IN_PROGRESS,
         update_message=None,
-        update_started_ms=None if at_once else now_ms,
-        **pointers,
+        update_started_ms=now_ms,
         **values,
     )
-    if at_once:
-        _forget_states(connection, changed)
+    _forget_states(connection, changed)
     return changed
 
 
@@ -515,17 +530,7 @@ def complete_update(connection: sa.Connection, endpoint_id: str, version: int, n
     seen = _pending(connection, endpoint_id, version)
     if seen is None:
         return False
-    changed = write_endpoint(
-        connection,
-        seen,
-        now_ms,
-        active_version=version,
-        pending_version=None,
-        config_update=NOT_UPDATING,
-        update_message=None,
-        update_started_ms=None,
-    )
-    _forget_states(connection, changed)
+    _activate(connection, seen, version, now_ms)
     data = {"endpoint": seen.name, "config_version": version}
     outbox.emit(connection, "endpoint.ready", data, now_ms)
     return True
@@ -556,10 +561,37 @@ def _pending(connection: sa.Connection, endpoint_id: str, version: int) -> Endpo
     return Endpoint(*found) if found else None
 
 
+def _activate(
+    connection: sa.Connection, seen: Endpoint, version: int, now_ms: int, **values: Any
+) -> Endpoint:
+    changed = write_endpoint(
+        connection,
+        seen,
+        now_ms,
+        active_version=version,
+        pending_version=None,
+        config_update=NOT_UPDATING,
+        update_message=None,
+        update_started_ms=None,
+        **values,
+    )
+    connection.execute(
+        sa.update(configurations)
+        .where(
+            configurations.c.endpoint_id == seen.id,
+            configurations.c.config_version == version,
+            configurations.c.activated_ms.is_(None),
+        )
+        .values(activated_ms=now_ms)
+    )
+    _forget_states(connection, changed)
+    return changed
+
+
 def _forget_states(connection: sa.Connection, changed: Endpoint) -> None:
-    """Drop the states of entities that the active configuration no longer has."""
-    active = configuration(connection, changed.id, changed.active_version or 0)
-    kept = [entity["id"] for entity in active.config["served_entities"]] if active else []
+    """Drop the states of entities that neither the active nor the pending configuration has."""
+    live = live_configurations(connection, [changed.id]).values()
+    kept = {entity["id"] for each in live for entity in each.config["served_entities"]}
     connection.execute(
         sa.delete(entity_states).where(
             entity_states.c.endpoint_id == changed.id,
@@ -1040,12 +1072,6 @@ def secret_keys(connection: sa.Connection, scope: str) -> list[tuple[str, int]]:
     """(key, time of the last write in unix ms) of a scope's secrets, by key."""
     query = sa.select(secrets.c.key, secrets.c.updated_ms).where(secrets.c.scope == scope)
     return [(key, at) for key, at in connection.execute(query.order_by(secrets.c.key))]
-
-
-def all_sealed(connection: sa.Connection) -> list[tuple[str, str, bytes]]:
-    """(scope, key, sealed bytes) of every secret, for rotation."""
-    query = sa.select(secrets.c.scope, secrets.c.key, secrets.c.sealed)
-    return [(scope, key, sealed) for scope, key, sealed in connection.execute(query)]
 
 
 def drop_secret(connection: sa.Connection, scope: str, key: str) -> bool:

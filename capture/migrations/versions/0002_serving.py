@@ -1,4 +1,4 @@
-"""Endpoints, configurations, replicas, demand, tokens, grants, secrets, audit, counters of changes."""
+"""Endpoints, configurations, replicas, demand, tokens, grants, secrets, audit, change counters."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("origin", sa.String(20), nullable=False),
+        sa.Column("activated_ms", sa.BigInteger),
     )
     op.create_table(
         "replicas",

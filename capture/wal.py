@@ -1,0 +1,518 @@
+"""The write-ahead log on disk: append, seal, sync, list.
+
+    <wal>/<incarnation uuid>/owner.lock              held (flock) as long as the writer lives
+                             <sequence:020>.open     being written, always the highest sequence
+                             <sequence:020>.seg      sealed: the committer may take it
+          reserve                                    space to drain with when the disk is full
+
+The rules that make a row arrive exactly once:
+
+- The uuid is the app id of the Delta transactions, the sequence their version. A start is a new
+  incarnation; a sequence is used once and grows. A new folder gets its final name only when its
+  lock is held, so an unlocked one has a dead owner.
+- A row counts as accepted when `append` returns: after write(), which survives a kill, and with
+  `power` after fdatasync(), which survives a power cut. All files are synced every 100 ms anyway.
+- A write that fell short is cut back to the last whole block. A file whose sync failed is never
+  synced again, for the kernel may have dropped the pages and call the next sync a success: it is
+  sealed, and the block that was not acknowledged moves to a new file.
+- The committer takes the segments of an incarnation in order, none above an `.open` one, and
+  unlinks them in order, each after its rows were committed and synced.
+"""
+
+import errno
+import fcntl
+import os
+import queue
+import shutil
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from capture import blocks, errors, logline
+from capture.settings import Settings
+
+SYNC_SECONDS = 0.1
+MAX_BLOCK_BYTES = 256 << 20  # a larger group is halved: a segment must stay well below 2 GiB
+ABANDONED_SECONDS = 3600  # a folder that was never finished is swept away after this long
+OWNER_LOCK = "owner.lock"
+RESERVE = "reserve"
+
+log = logline.logger(__name__)
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A segment being written. The lock is held around each sync, so that whoever syncs next knows
+    of a failure: the kernel reports one only once."""
+
+    descriptor: int
+    path: Path
+    size: int
+    since: float
+    synced_size: int = 0
+    synced_at: float = 0.0
+    entry_synced: bool = False
+    sync_failed: bool = False
+    sync_asked: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.synced_size < self.size and not self.sync_asked
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Log:
+    """The log of one process, written by one thread. See the rules above.
+
+    directory: the folder of all incarnations; this one's is made below it. On a disk that is full
+    the log still starts; it is made by the first `append` that finds space.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Settings, sync: Callable[[int], None] = os.fdatasync
+    ) -> None:
+        self.directory = directory
+        self.dropped: Counter[str] = Counter()  # rows served but not logged, by table
+        self.appended: Counter[tuple[str, str]] = Counter()  # rows, by table and kind
+        self.appended_bytes = 0
+        self._settings = settings
+        self._sync = sync
+        self._owner: int | None = None
+        self._folder = directory
+        self._app_id = UUID(int=0)
+        self._sequence = 0
+        self._segment: _Segment | None = None
+        self._unsealed: list[Path] = []
+        self._own: deque[tuple[Path, int]] = deque()
+        self._left: deque[tuple[Path, int]] = deque()
+        self._waiting_bytes = 0
+        self._jobs: queue.SimpleQueue[tuple[_Segment, bool] | None] = queue.SimpleQueue()
+        self._syncer: threading.Thread | None = None
+        try:
+            self._find_left_over()
+            self._begin()
+        except OSError as error:
+            log.warning("log_not_started", error=error.strerror)
+
+    @property
+    def app_id(self) -> UUID:
+        """Id of this incarnation; all zeros before it could be made."""
+        return self._app_id
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Log bytes not committed yet: this incarnation's and those found at its start."""
+        return self._waiting_bytes + (self._segment.size if self._segment else 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the backlog has reached its limit."""
+        return self.backlog_bytes >= self._settings.wal_backlog_bytes
+
+    def append(self, table: str, kind: str, group: Sequence[Any], power: bool = False) -> None:
+        """Write rows (`rows.Payload` for "payload", `rows.Label` for "labels") of one table.
+
+        Returns after write(); with `power` after it was synced, alone, so that callers should
+        group. Raises LogFull if the backlog is at its limit or the file cannot be written: then
+        the rows are not accepted. Under the policy `serve` payload rows are counted in `dropped`
+        instead; labels are always refused, as nothing else answers for them.
+        """
+        if not group:
+            return
+        block = blocks.encode(table, kind, group)
+        if len(block) > MAX_BLOCK_BYTES and len(group) > 1:
+            half = len(group) // 2
+            self.append(table, kind, group[:half], power)
+            self.append(table, kind, group[half:], power)
+            return
+        try:
+            self._write(block, power)
+        except errors.LogFull:
+            if kind != "payload" or self._settings.wal_full_policy != "serve":
+                raise
+            self.dropped[table] += len(group)
+            return
+        self.appended[table, kind] += len(group)
+        self.appended_bytes += len(block)
+
+    def tick(self) -> None:
+        """To be called about every 50 ms: seal by age, ask for the sync of what was written, see
+        what the committer has taken. Never blocks on the disk."""
+        now = time.monotonic()
+        for path in self._unsealed[:]:
+            self._rename(path)
+        segment = self._segment
+        if segment is not None:
+            if segment.sync_failed or now - segment.since >= self._settings.wal_seal_seconds:
+                self._seal()
+            elif segment.is_dirty and now - segment.synced_at >= SYNC_SECONDS:
+                segment.sync_asked = True
+                self._jobs.put((segment, False))
+        for waiting in (self._own, self._left):
+            self._forget_taken(waiting)
+
+    def close(self) -> None:
+        """Seal what is open, sync it, let the committer have everything."""
+        self._seal()
+        for path in self._unsealed[:]:
+            self._rename(path)
+        if self._syncer is not None:
+            self._jobs.put(None)
+            self._syncer.join()
+            self._syncer = None
+        if self._owner is not None:
+            os.close(self._owner)
+            self._owner = None
+
+    # -- writing
+
+    def _write(self, block: bytes, power: bool) -> None:
+        if self.backlog_bytes + len(block) > self._settings.wal_backlog_bytes:
+            raise errors.LogFull(
+                f"{self.backlog_bytes} bytes of requests wait to be recorded; the limit is "
+                f"{self._settings.wal_backlog_bytes}."
+            )
+        try:
+            segment = self._opened()
+            self._put(segment, block)
+            if power:
+                segment = self._synced(segment, block)
+        except OSError as error:
+            raise errors.LogFull(f"The log cannot be written: {error.strerror}.") from error
+        if segment.size >= self._settings.wal_seal_bytes:
+            self._seal()
+
+    def _opened(self) -> _Segment:
+        if self._segment is not None:
+            if not self._segment.sync_failed:
+                return self._segment
+            self._seal()
+        if self._owner is None:
+            self._begin()
+        path = self._folder / f"{self._sequence:020}.open"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        head = blocks.segment_header(self._app_id, self._sequence)
+        try:
+            _write_whole(descriptor, head)
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._sequence += 1
+        now = time.monotonic()
+        self._segment = _Segment(descriptor, path, len(head), since=now, synced_at=now)
+        return self._segment
+
+    def _put(self, segment: _Segment, block: bytes) -> None:
+        try:
+            _write_whole(segment.descriptor, block)
+        except OSError as error:
+            # The line comes second: on a full disk it may not be writable either.
+            self._cut_back(segment, segment.size)
+            log.error("write_failed", segment=segment.path.name, error=error.strerror)
+            raise
+        segment.size += len(block)
+
+    def _cut_back(self, segment: _Segment, size: int) -> None:
+        """Cut a file back to a whole block and seal it; one without blocks may be tried again."""
+        try:
+            os.ftruncate(segment.descriptor, size)
+        except OSError:
+            self._seal()
+            raise
+        segment.size = size
+        if size > blocks.HEADER_BYTES or segment.sync_failed:
+            self._seal()
+
+    def _synced(self, segment: _Segment, block: bytes) -> _Segment:
+        """Sync a block just written; if that fails, write it to another file and sync that."""
+        if self._sync_segment(segment):
+            return segment
+        # Cut first: if that is not possible the block may be read from the old file, and must not
+        # be written a second time.
+        self._cut_back(segment, segment.size - len(block))
+        segment = self._opened()
+        self._put(segment, block)
+        if not self._sync_segment(segment):
+            self._cut_back(segment, segment.size - len(block))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return segment
+
+    # -- sealing and syncing
+
+    def _seal(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        if segment.size <= blocks.HEADER_BYTES:
+            segment.path.unlink(missing_ok=True)
+        else:
+            self._own.append((segment.path, segment.size))
+            self._waiting_bytes += segment.size
+            self._rename(segment.path, new=True)
+        self._jobs.put((segment, True))
+
+    def _rename(self, path: Path, new: bool = False) -> None:
+        try:
+            path.rename(path.with_suffix(".seg"))
+        except OSError as error:
+            log.error("seal_failed", segment=path.name, error=error.strerror)
+            if new:
+                self._unsealed.append(path)
+            return
+        if not new:
+            self._unsealed.remove(path)
+
+    def _sync_segment(self, segment: _Segment) -> bool:
+        """Put a segment on disk; False if that failed, now or ever. Any thread."""
+        with segment.lock:
+            if segment.sync_failed:
+                return False
+            size = segment.size
+            if segment.synced_size == size:
+                return True
+            try:
+                self._sync(segment.descriptor)
+                if not segment.entry_synced:
+                    sync_folder(segment.path.parent)
+                    segment.entry_synced = True
+            except OSError as error:
+                segment.sync_failed = True
+                log.error("sync_failed", segment=segment.path.name, error=error.strerror)
+                return False
+            segment.synced_size, segment.synced_at = size, time.monotonic()
+            return True
+
+    def _sync_loop(self) -> None:
+        # Its own thread, because a sync takes as long as the disk likes and requests must not wait.
+        while (job := self._jobs.get()) is not None:
+            segment, is_last = job
+            self._sync_segment(segment)
+            segment.sync_asked = False
+            if is_last:
+                os.close(segment.descriptor)
+
+    # -- the incarnation
+
+    def _begin(self) -> None:
+        # An app id is never used again with a fresh counter: each beginning has its own.
+        app_id = uuid4()
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = self.directory / f".new-{app_id}"
+        owner = None
+        try:
+            unfinished.mkdir(mode=0o700)
+            owner = os.open(unfinished / OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(unfinished)
+            unfinished.rename(self.directory / str(app_id))
+            sync_folder(self.directory)
+            sync_folder(self.directory.parent)
+        except OSError:
+            if owner is not None:
+                os.close(owner)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        self._owner, self._folder = owner, self.directory / str(app_id)
+        self._app_id, self._sequence = app_id, 1
+        self._syncer = threading.Thread(target=self._sync_loop, name="log-sync", daemon=True)
+        self._syncer.start()
+
+    def _find_left_over(self) -> None:
+        for folder in incarnations(self.directory):
+            segments, unsealed = _listed(folder)
+            for path in (*segments.values(), *(folder / f"{n:020}.open" for n in unsealed)):
+                with suppress(FileNotFoundError):  # taken by the committer meanwhile
+                    size = path.stat().st_size
+                    self._left.append((path.with_suffix(".open"), size))
+                    self._waiting_bytes += size
+
+    def _forget_taken(self, waiting: deque[tuple[Path, int]]) -> None:
+        while waiting:
+            path, size = waiting[0]
+            if path.with_suffix(".seg").exists() or path.exists():
+                return
+            waiting.popleft()
+            self._waiting_bytes -= size
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """One write(). Raises OSError if less than all of it was written, as on a disk just full."""
+    if os.write(descriptor, data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# What the committer sees -------------------------------------------------------------------------
+
+
+class Sealed(NamedTuple):
+    """A segment that may be committed."""
+
+    app_id: UUID
+    sequence: int
+    path: Path
+
+
+def incarnations(directory: Path) -> list[Path]:
+    """Folders of all incarnations, dead or alive, by name."""
+    try:
+        return [folder for folder in sorted(directory.iterdir()) if _is_uuid(folder.name)]
+    except FileNotFoundError:
+        return []
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _listed(folder: Path) -> tuple[dict[int, Path], list[int]]:
+    sealed: dict[int, Path] = {}
+    unsealed: list[int] = []
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return {}, []
+    for name in names:
+        stem, _, suffix = name.partition(".")
+        if suffix == "seg" and stem.isdigit():
+            sealed[int(stem)] = folder / name
+        elif suffix == "open" and stem.isdigit():
+            unsealed.append(int(stem))
+    return sealed, unsealed
+
+
+def sealed(directory: Path) -> list[Sealed]:
+    """All segments that may be committed, in order within each incarnation.
+
+    Listing a folder may miss a file that is renamed meanwhile. Whatever was sealed before a segment
+    of the first listing is in the second, so nothing is taken that the first did not reach: a
+    segment that were skipped could never be committed later.
+    """
+    found: list[Sealed] = []
+    for folder in incarnations(directory):
+        first, _ = _listed(folder)
+        if not first:
+            continue
+        second, unsealed = _listed(folder)
+        end = min([max(first) + 1, *unsealed])
+        app_id = UUID(folder.name)
+        found += (Sealed(app_id, n, second[n]) for n in sorted(second) if n < end)
+    return found
+
+
+def adopt_dead(directory: Path) -> None:
+    """Seal what dead writers left open, without torn tails; sweep away what is empty of them."""
+    for folder in incarnations(directory):
+        waiting, unsealed = _listed(folder)
+        if waiting and not unsealed:
+            continue
+        owner = _take_dead(folder)
+        if owner is None:
+            continue
+        try:
+            for sequence in sorted(_listed(folder)[1]):
+                _seal_dead(folder / f"{sequence:020}.open")
+            _sweep(folder)
+        finally:
+            os.close(owner)
+    _sweep_unfinished(directory)
+
+
+def _take_dead(folder: Path) -> int | None:
+    """Lock of an incarnation whose owner is dead, as a descriptor to be closed; else None."""
+    try:
+        owner = os.open(folder / OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(owner)
+        return None
+    return owner
+
+
+def _seal_dead(path: Path) -> None:
+    with path.open("r+b") as file:
+        data = file.read()
+        try:
+            blocks.read_header(data)
+        except blocks.NotASegment:
+            end = 0
+        except blocks.ForeignSegment:
+            end = len(data)  # not ours to judge; the committer sets it aside as it is
+        else:
+            end = blocks.recover(data, blocks.HEADER_BYTES).end
+        file.truncate(end)
+        os.fsync(file.fileno())
+    if end <= blocks.HEADER_BYTES:
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(".seg"))
+    if end < len(data):
+        log.warning("torn_tail", segment=path.name, kept_bytes=end, dropped_bytes=len(data) - end)
+
+
+def _sweep(folder: Path) -> None:
+    if [path.name for path in folder.iterdir()] == [OWNER_LOCK]:
+        (folder / OWNER_LOCK).unlink()
+        folder.rmdir()
+
+
+def _sweep_unfinished(directory: Path) -> None:
+    for folder in directory.glob(".new-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_reserve(directory: Path, size: int) -> bool:
+    """Have a file of `size` bytes in the log folder, to be given up when the disk is full."""
+    path = directory / RESERVE
+    if path.exists() and path.stat().st_size >= size:
+        return True
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            path.unlink()
+            return False
+    return True
+
+
+def give_reserve(directory: Path) -> bool:
+    """Give the reserve up, so that draining goes on; False if there was none."""
+    try:
+        (directory / RESERVE).unlink()
+    except FileNotFoundError:
+        return False
+    log.warning("reserve_given_up")
+    return True
+
+
+def backlog(segments: Iterable[Sealed]) -> int:
+    """Bytes of these segments."""
+    total = 0
+    for segment in segments:
+        with suppress(FileNotFoundError):
+            total += segment.path.stat().st_size
+    return total

@@ -1124,17 +1124,16 @@ def read_audit(
 ) -> list[AuditRow]:
     """Audit rows newest first; from_ms included, to_ms excluded; ids under `below_id` if given."""
     query = sa.select(*_columns(audit, AuditRow))
-    conditions: tuple[tuple[Any, Any], ...] = (
-        (endpoint, audit.c.endpoint == endpoint),
-        (actor, audit.c.actor == actor),
-        (action, audit.c.action == action),
-        (from_ms, audit.c.time_ms >= from_ms),
-        (to_ms, audit.c.time_ms < to_ms),
-        (below_id, audit.c.id < below_id),
-    )
-    for given, condition in conditions:
-        if given is not None:
-            query = query.where(condition)
+    equal = {audit.c.endpoint: endpoint, audit.c.actor: actor, audit.c.action: action}
+    for column, value in equal.items():
+        if value is not None:
+            query = query.where(column == value)
+    if from_ms is not None:
+        query = query.where(audit.c.time_ms >= from_ms)
+    if to_ms is not None:
+        query = query.where(audit.c.time_ms < to_ms)
+    if below_id is not None:
+        query = query.where(audit.c.id < below_id)
     query = query.order_by(audit.c.id.desc()).limit(limit)
     return [AuditRow(*row) for row in connection.execute(query)]
 

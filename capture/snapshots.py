@@ -166,15 +166,14 @@ def _string(value: Any) -> str | None:
 
 def _integer(value: Any) -> int | None:
     if type(value) is int:
-        return value
+        return value if -(1 << 63) <= value < 1 << 64 else None
     value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        whole = int(value)
-    except (ValueError, OverflowError):
-        return None
-    return whole if isinstance(value, str) or whole == value else None
+    if isinstance(value, str):
+        digits = value[1:] if value[:1] in ("-", "+") else value
+        return _integer(int(value)) if digits.isascii() and digits.isdigit() else None
+    if isinstance(value, float) and value.is_integer():
+        return _integer(int(value))
+    return _integer(value) if type(value) is int else None
 
 
 def _double(value: Any) -> float | None:

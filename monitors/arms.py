@@ -1,0 +1,288 @@
+"""The rows of an experiment, cleaned: two arms in aligned arrays, in order of request time.
+
+Everything odd ends here: times in any unit and zone, missing columns, duplicates, labels of the
+future, versions that are not compared. Source: experiments.md, "Input: one row per request".
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from monitors import policies
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+HOUR = 3_600_000_000
+_USED = (
+    *("status_code", "error", "latency_ms", "unit_id"),
+    *("prediction", "label", "label_time"),
+)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Strata:
+    """Per stratum, in order of (time block, route share): its start and the challenger's share."""
+
+    start: Ints
+    block: Ints
+    share: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """One entry per request of the experiment. challenger is 1.0 or 0.0; times are microseconds
+    since 1970 UTC; stratum and unit are codes from 0; delay_hours is NaN where no label counts."""
+
+    champion: str | None
+    challenger: str | None
+    frame: pl.DataFrame
+    is_challenger: Floats
+    time: Ints
+    share: Floats
+    stratum: Ints
+    strata: Strata
+    unit: Ints
+    units: int
+    error: Flags
+    labelled: Flags
+    mature: Flags
+    delay_hours: Floats
+    now: int
+    stratum_hours: int
+
+    @property
+    def answered(self) -> Flags:
+        return ~self.error
+
+    @property
+    def unique_units(self) -> bool:
+        """True if no unit has a second request."""
+        return self.units == len(self.unit)
+
+    def column(self, name: str, rows: Ints) -> pl.Series:
+        """The values of a column at these positions, all null where the column is absent."""
+        values = column(self.frame, name)
+        return values if len(rows) == len(values) else values.gather(rows)
+
+    def per_version(self, challenger: Any, champion: Any) -> dict[str, Any]:
+        """The two values by name of version; a role that nobody fills is left out."""
+        pairs = ((self.challenger, challenger), (self.champion, champion))
+        return {name: value for name, value in pairs if name is not None}
+
+
+def read(rows: pl.DataFrame, policy: policies.Policy, now: datetime) -> Arms:
+    """The rows that exist at `now` and belong to the two versions compared; see Arms.
+
+    A role that cannot be filled is None and leaves no rows. Never raises on odd data."""
+    at = microseconds(now)
+    table = _drawn(rows, policy, at)
+    champion, challenger = _roles(table["_version"], policy)
+    pair = [name for name in (champion, challenger) if name is not None]
+    table = table.filter(pl.col("_version").is_in(pair if len(pair) == 2 else []))
+    table = _first_of_each_request(table)
+    return _arms(table, champion, challenger, policy, at)
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970 UTC; a naive time is UTC."""
+    aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    return (aware - EPOCH) // timedelta(microseconds=1)
+
+
+def times(series: pl.Series) -> pl.Series:
+    """Microseconds since 1970 UTC as Int64; null where the value is no time."""
+    if isinstance(series.dtype, pl.Datetime):
+        if series.dtype.time_zone is not None:
+            series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return series.dt.cast_time_unit("us").cast(pl.Int64)
+    if series.dtype == pl.Date:
+        return series.cast(pl.Datetime("us")).cast(pl.Int64)
+    return pl.Series(series.name, [None], dtype=pl.Int64).new_from_index(0, len(series))
+
+
+def numbers(series: pl.Series) -> Floats:
+    """The values as float64, NaN where missing, infinite or no number."""
+    if series.dtype.is_nested() or series.dtype == pl.Object or series.dtype.is_temporal():
+        return np.full(len(series), np.nan)
+    if series.dtype in (pl.Categorical, pl.Enum, pl.Binary):
+        series = series.cast(pl.String, strict=False)
+    values = series.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def texts(series: pl.Series) -> pl.Series:
+    """The values as text: whole numbers without a fraction, booleans as true and false."""
+    if series.dtype == pl.String:
+        return series
+    if series.dtype == pl.Object or series.dtype.is_nested():
+        return pl.Series(series.name, [None if v is None else str(v) for v in series.to_list()])
+    if series.dtype.is_float():
+        whole = series.cast(pl.Int64, strict=False)
+        whole = whole.set(~(whole.cast(pl.Float64) == series).fill_null(False), None)
+        return whole.cast(pl.String).zip_with(whole.is_not_null(), series.cast(pl.String))
+    return series.cast(pl.String, strict=False)
+
+
+def present(series: pl.Series) -> Flags:
+    """True where a value is there: neither null nor NaN."""
+    there = series.is_not_null()
+    if series.dtype.is_float():
+        there &= series.is_not_nan().fill_null(False)
+    return there.to_numpy()
+
+
+def equal(one: pl.Series, other: pl.Series) -> Flags:
+    """One truth value per row: same number, or same text where either side is text."""
+    if numeric(one.dtype) and numeric(other.dtype):
+        return numbers(one) == numbers(other)
+    return (texts(one) == texts(other)).fill_null(False).to_numpy()
+
+
+def is_value(series: pl.Series, value: object) -> Flags:
+    """True where the row holds this scalar, number or text alike."""
+    return equal(series, pl.Series([value], strict=False).new_from_index(0, len(series)))
+
+
+def codes(values: NDArray) -> tuple[NDArray, Ints]:
+    """The distinct values in ascending order, and for each entry the position of its value."""
+    distinct = pl.Series(values).unique().sort().to_numpy()
+    return distinct, np.searchsorted(distinct, values).astype(np.int64)
+
+
+def unit_codes(units: pl.Series) -> tuple[Ints, int]:
+    """A code per entry and the number of units; null is a unit of its own.
+
+    Told apart by a 64-bit hash: two of a million units share one with probability 3e-8."""
+    missing = units.is_null().to_numpy()
+    known, code = np.unique(units.hash().to_numpy(), return_inverse=True)
+    code = code.astype(np.int64)
+    alone = int(missing.sum())
+    code[missing] = len(known) + np.arange(alone)
+    return code, len(known) + alone
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key of a version name: v2 before v10, 9 before 10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]
+
+
+def numeric(dtype: pl.DataType) -> bool:
+    """True for numbers and booleans."""
+    return dtype.is_numeric() or dtype == pl.Boolean
+
+
+def column(rows: pl.DataFrame, name: str) -> pl.Series:
+    """The column, all null where it is absent."""
+    if name in rows.columns:
+        return rows[name]
+    return pl.Series(name, [None]).new_from_index(0, len(rows)).alias(name)
+
+
+def _drawn(rows: pl.DataFrame, policy: policies.Policy, now: int) -> pl.DataFrame:
+    """Rows up to now whose version was drawn by the split: the columns that a decision can need."""
+    table = rows.select(
+        times(column(rows, "request_time")).alias("_at"),
+        pl.Series("_draw", numbers(column(rows, "route_share"))).fill_nan(None),
+        texts(column(rows, "version")).alias("_version"),
+        texts(column(rows, "request_id")).alias("_request_id"),
+        *(column(rows, name) for name in _needed(policy) if name in rows.columns),
+    )
+    return table.filter(
+        (pl.col("_at") <= now) & pl.col("_draw").is_between(0, 1) & pl.col("_version").is_not_null()
+    )
+
+
+def _needed(policy: policies.Policy) -> set[str]:
+    metrics = (policy.primary, *policy.guardrails, *policy.information)
+    chosen = {name for m in metrics for name in (m.score, m.value) if name is not None}
+    return chosen | set(policy.slices) | set(_USED)
+
+
+def _roles(version: pl.Series, policy: policies.Policy) -> tuple[str | None, str | None]:
+    seen = sorted(version.unique().to_list(), key=natural)
+    rest = [name for name in seen if name not in (policy.champion, policy.challenger)]
+    champion = policy.champion or (rest.pop(0) if rest else None)
+    challenger = policy.challenger or (rest.pop(0) if rest else None)
+    return champion, challenger
+
+
+def _first_of_each_request(table: pl.DataFrame) -> pl.DataFrame:
+    """In order of time; of several rows with one request_id the earliest stays."""
+    ids = table["_request_id"]
+    tie_break = ids.hash().to_numpy()
+    order = np.lexsort((tie_break, table["_at"].to_numpy()))
+    # Equal hashes are rare and equal ids rarer: only then is the exact, slower look worth it.
+    if (np.diff(np.sort(tie_break)) == 0).any():
+        ids = ids[order]
+        order = order[(ids.is_null() | ids.is_first_distinct()).to_numpy()]
+    table = table.drop("_request_id")
+    return table if np.array_equal(order, np.arange(len(table))) else table[order]
+
+
+def _arms(
+    table: pl.DataFrame,
+    champion: str | None,
+    challenger: str | None,
+    policy: policies.Policy,
+    now: int,
+) -> Arms:
+    time = table["_at"].to_numpy()
+    share = table["_draw"].to_numpy()
+    stratum, strata = _strata(time, share, policy.stratum_hours * HOUR)
+    unit, units = unit_codes(texts(column(table, "unit_id")))
+    error = _errors(table)
+    label_time = times(column(table, "label_time"))
+    delay = (label_time - table["_at"]).cast(pl.Float64).fill_null(float("nan")).to_numpy() / HOUR
+    labelled = (
+        ~error
+        & present(column(table, "prediction"))
+        & present(column(table, "label"))
+        & (label_time <= now).fill_null(False).to_numpy()
+    )
+    mature = np.ones(len(time), dtype=bool)
+    if policy.label_window_hours is not None:
+        mature = time <= now - policy.label_window_hours * HOUR
+        labelled &= mature & (delay <= policy.label_window_hours)
+    return Arms(
+        champion=champion,
+        challenger=challenger,
+        frame=table,
+        is_challenger=(table["_version"] == (challenger or "")).cast(pl.Float64).to_numpy(),
+        time=time,
+        share=share,
+        stratum=stratum,
+        strata=strata,
+        unit=unit,
+        units=units,
+        error=error,
+        labelled=labelled,
+        mature=mature,
+        delay_hours=np.where(labelled, delay, np.nan),
+        now=now,
+        stratum_hours=policy.stratum_hours,
+    )
+
+
+def _strata(time: Ints, share: Floats, width: int) -> tuple[Ints, Strata]:
+    blocks, block_code = codes(time // width)
+    shares, share_code = codes(share)
+    present_pairs, stratum = codes(block_code * max(1, len(shares)) + share_code)
+    block = blocks[present_pairs // max(1, len(shares))].astype(np.int64)
+    share_of = shares[present_pairs % max(1, len(shares))]
+    return stratum, Strata(start=block * width, block=block, share=share_of)
+
+
+def _errors(table: pl.DataFrame) -> Flags:
+    """What `error` says where it says anything, else a status of 500 or more."""
+    status = numbers(column(table, "status_code")) >= 500
+    said = numbers(column(table, "error"))
+    return np.where(np.isnan(said), status, said != 0)

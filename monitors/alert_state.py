@@ -317,6 +317,16 @@ def heads(connection: sa.Connection, busy: Iterable[str] = ()) -> list[Delivery]
     return [Delivery(**row._mapping) for row in found]
 
 
+def head_of(connection: sa.Connection, webhook_id: str) -> Delivery | None:
+    """The oldest waiting delivery of one webhook."""
+    row = connection.execute(
+        sa.select(deliveries)
+        .where(deliveries.c.webhook_id == webhook_id, deliveries.c.state == "waiting")
+        .order_by(deliveries.c.id)
+    ).first()
+    return Delivery(**row._mapping) if row else None
+
+
 def get_delivery(connection: sa.Connection, webhook_id: str, delivery_id: int) -> Delivery:
     """Raises DoesNotExist."""
     where = (deliveries.c.webhook_id == webhook_id, deliveries.c.id == delivery_id)

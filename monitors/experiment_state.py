@@ -7,6 +7,8 @@ import sqlalchemy as sa
 
 from capture import database, errors
 
+UNFINISHED = ("running", "held")
+
 experiments = sa.Table(
     "experiments",
     database.metadata,

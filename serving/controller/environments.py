@@ -25,14 +25,15 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from capture import errors
 from serving import processes
 
 Mode = Literal["auto", "local", "isolated"]
-MODES = ("auto", "local", "isolated")
+MODES: tuple[Mode, ...] = ("auto", "local", "isolated")
 MODE_VARIABLE = "INFERLAKE_ENVIRONMENT"
 
 # What a worker of ours imports beside mlflow, wherever it runs.
-WORKER_NEEDS = ("lmdb", "orjson", "msgspec")
+WORKER_NEEDS = ("lmdb", "msgspec", "numpy", "orjson", "pandas")
 KEPT_LINES = 15
 
 # One builder per environment, so that two models with the same needs do not tread on each other.
@@ -49,6 +50,16 @@ class Needs:
 
 class BuildFailed(Exception):
     """The environment cannot be built; the text is uv's last lines."""
+
+
+def mode(text: str) -> Mode:
+    """Parse a mode. Raises InvalidParameter."""
+    for each in MODES:
+        if text == each:
+            return each
+    raise errors.InvalidParameter(
+        f"{MODE_VARIABLE}: expected auto, local or isolated, found '{text[:100]}'."
+    )
 
 
 def needs(model_folder: Path) -> Needs:

@@ -52,8 +52,7 @@ async def follow(pulse: Pulse, wake: Callable[[], None]) -> None:
             log.debug("probe_failed", socket=pulse.socket_path, reason=str(error))
         pause = BEAT_SECONDS if pulse.answered else FIRST_BEAT_SECONDS
         await asyncio.sleep(pause)
-        if pulse.answered:
-            pulse.silent_seconds += min(time.monotonic() - started, 2 * BEAT_SECONDS)
+        pulse.silent_seconds += min(time.monotonic() - started, 2 * BEAT_SECONDS)
 
 
 async def _converse(pulse: Pulse, wake: Callable[[], None]) -> None:

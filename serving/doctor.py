@@ -1,0 +1,206 @@
+"""`inferlake doctor`: what can be wrong with a data directory and its server, and what to do."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import socket
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import alembic.runtime.migration
+import alembic.script
+import deltalake
+import sqlalchemy as sa
+
+from capture import database
+from capture.settings import Settings
+from serving import processes
+
+GIB = 1 << 30
+LOW_DISK_BYTES = 2 * GIB
+PACKAGES = ("inferlake", "deltalake", "pyarrow", "mlflow-skinny", "scikit-learn", "streamlit")
+PROCESSES = ("gateway", "controller", "committer", "monitor", "dashboard")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `advice`: what to do, empty where there is nothing to do."""
+
+    subject: str
+    found: str
+    ok: bool = True
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check, in the order in which problems are best mended. Changes nothing."""
+    findings = list(_data_dir(settings))
+    if findings[-1].ok:
+        for check in (_disk, _database, _server, _log, _tables):
+            findings.extend(_safely(check, settings))
+    findings.extend(_versions())
+    return findings
+
+
+def _safely(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+    """A check that cannot be made is a finding, and the others go on."""
+    try:
+        return list(check(settings))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor tells
+        subject = check.__name__.strip("_").replace("_", " ")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [Finding(subject, f"could not be checked ({reason})", False, "see the reason")]
+
+
+def _data_dir(settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir.absolute()
+    if not folder.is_dir():
+        yield Finding(
+            "data directory", f"{folder} is not there", False, "give --data-dir, or `inferlake up`"
+        )
+        return
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o077:
+        yield Finding(
+            "data directory",
+            f"{folder} can be read by others (mode {mode:o})",
+            False,
+            f"chmod 700 {folder}",
+        )
+    yield Finding("data directory", str(folder))
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    free = shutil.disk_usage(settings.data_dir).free
+    enough = free >= LOW_DISK_BYTES
+    advice = "" if enough else "make room; recording stops when the disk is full"
+    yield Finding("disk", f"{free / GIB:.1f} GiB free", enough, advice)
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    script = alembic.script.ScriptDirectory.from_config(database.alembic_configuration(settings))
+    newest = script.get_current_head()
+    engine = database.open_engine(settings)
+    try:
+        with database.reading(engine) as connection:
+            present = alembic.runtime.migration.MigrationContext.configure(
+                connection
+            ).get_current_revision()
+            if engine.dialect.name == "sqlite":
+                sound = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            else:
+                sound = connection.execute(sa.text("select 'ok'")).scalar()
+    finally:
+        engine.dispose()
+    if sound != "ok":
+        yield Finding("database", f"damaged ({sound})", False, "restore inferlake.db from a copy")
+    elif present != newest:
+        found = f"schema {present or 'none'}, this version needs {newest}"
+        yield Finding("database", found, False, "`inferlake up` brings it up to date")
+    else:
+        yield Finding("database", f"sound, schema {present}")
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    alive = {name: _alive(settings.run_dir / f"{name}.ready") for name in PROCESSES}
+    if not any(alive.values()):
+        yield Finding("server", "does not run", True, "start it with `inferlake up`")
+        yield from _ports(settings)
+        return
+    for name, runs in alive.items():
+        if runs:
+            yield Finding(name, "runs")
+        elif name == "dashboard":
+            yield Finding(name, "does not run (perhaps by --no-dashboard)")
+        else:
+            where = settings.logs_dir / f"{name}.log"
+            yield Finding(name, "does not run", False, f"its reason stands in {where}")
+    yield _health(settings)
+
+
+def _alive(ready: Path) -> bool:
+    try:
+        pid = int(json.loads(ready.read_text(encoding="utf-8"))["pid"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    return processes.identity(pid) is not None
+
+
+def _health(settings: Settings) -> Finding:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = f"{settings.url.rstrip('/')}/health"
+    try:
+        with opener.open(url, timeout=5) as reply:
+            return Finding("API", f"{url} answers {reply.status}")
+    except urllib.error.HTTPError as error:
+        return Finding("API", f"{url} answers {error.code}", False, "wait, or see logs/gateway.log")
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        return Finding("API", f"{url} does not answer ({reason})", False, "set INFERLAKE_URL")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    for name, port in (("--port", settings.port), ("--dashboard-port", settings.dashboard_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                advice = f"stop what uses it, or choose another with {name}"
+                yield Finding(f"port {port}", str(error.strerror), False, advice)
+            else:
+                yield Finding(f"port {port}", "free")
+
+
+def _log(settings: Settings) -> Iterator[Finding]:
+    segments = [path for path in settings.wal_dir.glob("*/*") if path.is_file()]
+    waiting = sum(path.stat().st_size for path in segments)
+    share = waiting / settings.wal_backlog_bytes
+    advice = "" if share < 0.5 else "see that the committer runs; logs/committer.log tells why not"
+    found = f"{waiting / (1 << 20):.1f} MiB wait to be committed ({share:.0%} of what may)"
+    yield Finding("write-ahead log", found, share < 0.5, advice)
+
+
+def _tables(settings: Settings) -> Iterator[Finding]:
+    if "://" in settings.tables_root:
+        yield Finding("tables", f"{settings.tables_root} is not looked at")
+        return
+    logs = sorted(Path(settings.tables_root).glob("*/*/*/_delta_log"))
+    broken = [finding for path in logs if (finding := _broken(path.parent))]
+    yield from broken
+    yield Finding("tables", f"{len(logs) - len(broken)} of {len(logs)} can be read", not broken)
+
+
+def _broken(folder: Path) -> Finding | None:
+    name = ".".join(folder.parts[-3:])
+    last = max(
+        (path for path in (folder / "_delta_log").glob("*.json") if path.stem.isdecimal()),
+        default=None,
+    )
+    if last is not None and last.stat().st_size == 0:
+        # The library takes an empty commit for one without actions: its rows would vanish.
+        found = f"its last commit, {last.name}, is empty"
+        return Finding(name, found, False, f"move {last} aside and start the server")
+    try:
+        deltalake.DeltaTable(str(folder)).file_uris()
+    except BaseException as error:  # the library panics outside of Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        advice = f"remove {folder}/_delta_log/_last_checkpoint, then look again"
+        return Finding(name, f"cannot be read ({reason})", False, advice)
+    return None
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("Python", platform.python_version())
+    for name in PACKAGES:
+        try:
+            yield Finding(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "is not installed", False, "install inferlake again")

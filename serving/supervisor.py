@@ -1,0 +1,574 @@
+"""`inferlake up`: every process of one machine, started, watched, restarted, ended in order.
+
+- Children die with this process (SIGKILL, at once: after a crash of it the next `up` must
+  find the port free). Workers do not: they are orphaned to the next subreaper or to init, and the
+  next controller adopts them.
+- A child is up when `run/<name>.ready` names its pid; `ready` is printed when all are.
+- A child that ends is started again after 0.1 s, doubling to 30 s; a minute of life resets this.
+- At SIGTERM or SIGINT the gateway drains first, then the controller ends the workers, the committer
+  writes the rest, and the others end. A second signal cuts the waiting short.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from pydantic import SecretStr
+
+from capture import database, logline
+from capture.settings import Settings
+from serving import contract, processes, state
+
+log = logline.logger(__name__)
+
+GATEWAY, CONTROLLER, COMMITTER, MONITOR, DASHBOARD = (
+    "gateway",
+    "controller",
+    "committer",
+    "monitor",
+    "dashboard",
+)
+MODULES = {
+    GATEWAY: "serving.gateway",
+    CONTROLLER: "serving.controller",
+    COMMITTER: "capture",
+    MONITOR: "monitors",
+    DASHBOARD: "dashboard",
+}
+LOOK_SECONDS = 0.05
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, GOOD_LIFE_SECONDS = 0.1, 30.0, 60.0
+STARTS_BEFORE_GIVING_UP = 4
+CODE_SECONDS = 600
+LONGEST_SOCKET_PATH_BYTES = 107
+LOG_BYTES = 16 << 20
+# After the gateway has drained nobody waits for an answer; these bound what is left to write.
+STOP_SECONDS = {CONTROLLER: 20.0, COMMITTER: 60.0, MONITOR: 15.0, DASHBOARD: 5.0}
+
+
+class UpFailed(Exception):
+    """`up` cannot start or go on; the message is one sentence for the person who typed it."""
+
+
+def run(settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = True) -> int:
+    """Be the supervisor until a signal comes; gives the exit code. Raises UpFailed.
+
+    Call it in the main thread of a process of its own: it takes over signals and orphans."""
+    with _claimed(settings) as claimed, contextlib.closing(_Signals()) as signals:
+        if dashboard and claimed.dashboard_port == claimed.port:
+            raise UpFailed(f"Port {claimed.port} cannot be both the API's and the dashboard's.")
+        database.migrate(claimed)
+        processes.become_subreaper()
+        house = _House(claimed, dashboard, signals)
+        try:
+            house.start()
+            awaited = set(house.children) - (set() if wait_for_dashboard else {DASHBOARD})
+            if house.wait_until_ready(awaited):
+                _tell_ready(claimed, dashboard)
+                house.watch_until_signalled()
+        finally:
+            house.stop()
+    return 0
+
+
+# --- before the start -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _claimed(settings: Settings) -> Iterator[Settings]:
+    """Hold the data directory for this process; gives settings with nothing left to choose."""
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    longest = len(os.fsencode(settings.run_dir / f"w-{'0' * 12}.sock"))
+    if longest > LONGEST_SOCKET_PATH_BYTES:
+        allowed = LONGEST_SOCKET_PATH_BYTES - longest + len(os.fsencode(settings.data_dir))
+        raise UpFailed(f"The data directory's path is too long; at most {allowed} bytes are.")
+    for folder in (settings.data_dir, settings.run_dir, settings.logs_dir, settings.wal_dir):
+        _make(folder)
+    _make(settings.mlflow_artifacts_dir)
+    with (settings.run_dir / "up.lock").open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UpFailed(
+                f"Another `inferlake up` uses {settings.data_dir}; stop it, or give --data-dir."
+            ) from None
+        for stale in settings.run_dir.glob("*.ready"):
+            stale.unlink()
+        yield settings.model_copy(
+            update={
+                "port": _free_port(settings.host, settings.port, "--port"),
+                "dashboard_port": settings.dashboard_port,
+                "admin_token": SecretStr(_admin_token(settings)),
+                "service_token": SecretStr(secrets.token_urlsafe(32)),
+            }
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UpFailed(f"{folder} cannot be made: {error.strerror}.") from None
+
+
+def _free_port(host: str, port: int, option: str) -> int:
+    """This port, or a free one for 0. Raises UpFailed."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UpFailed(
+                f"Port {port} on {host} cannot be used ({error.strerror}); "
+                f"stop what uses it, or choose another with {option}."
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def admin_token_path(settings: Settings) -> Path:
+    """Where the bootstrap administrator's token lies, if `up` made it."""
+    return settings.data_dir / "admin-token"
+
+
+def _admin_token(settings: Settings) -> str:
+    """The administrator's token: given, stored, or made now and stored for its owner alone."""
+    if settings.admin_token is not None:
+        given = settings.admin_token.get_secret_value()
+        if not given or not all("!" <= character <= "~" for character in given):
+            raise UpFailed("INFERLAKE_ADMIN_TOKEN must be printable ASCII without spaces.")
+        return given
+    path = admin_token_path(settings)
+    if path.is_file():
+        return path.read_text(encoding="ascii").strip()
+    made = f"inferlake_{secrets.token_urlsafe(32)}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(made + "\n")
+    return made
+
+
+# --- what people are told -------------------------------------------------------------------------
+
+
+def dashboard_link(settings: Settings) -> str:
+    """A link that signs the administrator in to the dashboard, once, within ten minutes."""
+    code = secrets.token_urlsafe(24)
+    digest = hashlib.sha256(code.encode()).digest()
+    expires_ms = (time.time_ns() // 1_000_000) + CODE_SECONDS * 1000
+    engine = database.open_engine(settings)
+    try:
+        with database.transaction(engine) as connection:
+            state.add_sign_in_code(connection, digest, contract.ADMIN_USER, expires_ms)
+    finally:
+        engine.dispose()
+    return f"http://{_shown(settings.host)}:{settings.dashboard_port}/?code={code}"
+
+
+def _url(settings: Settings) -> str:
+    return f"http://{_shown(settings.host)}:{settings.port}"
+
+
+def _shown(host: str) -> str:
+    """A host as it stands in a URL; one that means "all addresses" is reached as this machine."""
+    if host in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _tell_ready(settings: Settings, dashboard: bool) -> None:
+    url = _url(settings)
+    stored = admin_token_path(settings)
+    token = f'"$(cat {stored})"' if stored.is_file() else "$INFERLAKE_ADMIN_TOKEN"
+    lines = [f"inferlake serves at {url}", f"  data       {settings.data_dir}"]
+    if stored.is_file():
+        lines.append(f"  token      {stored} (the administrator's; only you can read it)")
+    if dashboard:
+        lines.append(f"  dashboard  {dashboard_link(settings)}")
+        lines.append("             signs you in once, within 10 minutes; `inferlake up` makes more")
+    lines += [
+        f"  next       export DATABRICKS_HOST={url} DATABRICKS_TOKEN={token}",
+        "             then use the Databricks SDK, MLflow's deployments client or curl,",
+        "             or see all of it on real data in a second terminal: inferlake demo",
+        "  stop       Ctrl-C (open requests are answered first)",
+    ]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    print(f"ready {url}", flush=True)
+
+
+# --- children -------------------------------------------------------------------------------------
+
+
+class _Signals:
+    """SIGTERM and SIGINT as a count; `wait` also returns early when a child ends."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        handlers = ((signal.SIGTERM, self._ask), (signal.SIGINT, self._ask))
+        self._before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, handler) for number, handler in handlers
+        }
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.count += 1
+
+    def wait(self, seconds: float) -> None:
+        """Until a signal or the end of a child, at most this long."""
+        if select.select([self._reader], [], [], seconds)[0]:
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._reader.close()
+        self._writer.close()
+
+
+@dataclasses.dataclass(slots=True)
+class _Child:
+    """A process that must run. Times are monotonic seconds."""
+
+    name: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    pump: threading.Thread | None = None
+    started: float = 0.0
+    retry_at: float = 0.0
+    failures: int = 0
+    was_ready: bool = False
+    last_lines: deque[str] = dataclasses.field(default_factory=lambda: deque(maxlen=20))
+
+
+class _House:
+    """All children of one `up`."""
+
+    def __init__(self, settings: Settings, dashboard: bool, signals: _Signals) -> None:
+        self.settings, self.signals = settings, signals
+        chosen = [name for name in MODULES if dashboard or name != DASHBOARD]
+        if dashboard:
+            _free_port(settings.host, settings.dashboard_port, "--dashboard-port")
+        self.children = {name: _Child(name, _environment(settings, name)) for name in chosen}
+        for token in (settings.admin_token, settings.service_token):
+            if token is not None:
+                logline.hide(token.get_secret_value())
+
+    def start(self) -> None:
+        """Start every child."""
+        for child in self.children.values():
+            self._start(child)
+
+    def wait_until_ready(self, awaited: set[str]) -> bool:
+        """True once all of these answer; False: a signal came first. Raises UpFailed."""
+        while not self.signals.count:
+            self._look()
+            waiting = [name for name in awaited if not self._ready(self.children[name])]
+            if not waiting:
+                return True
+            for name in waiting:
+                child = self.children[name]
+                if child.failures >= STARTS_BEFORE_GIVING_UP and not child.was_ready:
+                    raise UpFailed(self._why(child))
+            self.signals.wait(LOOK_SECONDS)
+        return False
+
+    def watch_until_signalled(self) -> None:
+        """Restart what ends, reap orphaned workers."""
+        looked = 0.0
+        while not self.signals.count:
+            self._look()
+            if time.monotonic() - looked >= 1:
+                looked = time.monotonic()
+                processes.reap_orphans(self._pids())
+            self.signals.wait(0.2)
+
+    def stop(self) -> None:
+        """End all children in order, then whatever they left behind."""
+        drain = self.settings.drain_seconds + 5
+        for names in ((GATEWAY,), (CONTROLLER,), (COMMITTER, MONITOR, DASHBOARD)):
+            children = [self.children[name] for name in names if name in self.children]
+            for child in children:
+                if child.process is not None:
+                    child.process.terminate()
+            for child in children:
+                self._end(child, STOP_SECONDS.get(child.name, drain))
+        for pid in processes.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while processes.children() and time.monotonic() < deadline:
+            processes.reap_orphans(())
+            self.signals.wait(LOOK_SECONDS)
+
+    def _start(self, child: _Child) -> None:
+        self._ready_path(child).unlink(missing_ok=True)
+        child.last_lines.clear()
+        child.process = subprocess.Popen(
+            processes.tied([sys.executable, "-P", "-m", MODULES[child.name]]),
+            env=child.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        child.started = time.monotonic()
+        path = self.settings.logs_dir / f"{child.name}.log"
+        arguments = (child.process.stdout, path, child.last_lines)
+        child.pump = threading.Thread(target=_pump, args=arguments, daemon=True)
+        child.pump.start()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.process is not None and child.process.poll() is not None:
+                self._lost(child, now)
+            if child.process is None and now >= child.retry_at:
+                self._start(child)
+
+    def _lost(self, child: _Child, now: float) -> None:
+        assert child.process is not None
+        if child.pump is not None:
+            child.pump.join(timeout=1)
+        if now - child.started >= GOOD_LIFE_SECONDS:
+            child.failures = 0
+        child.failures += 1
+        doubled = FIRST_BACKOFF_SECONDS * 2 ** min(child.failures - 1, 16)
+        child.retry_at = now + min(doubled, LONGEST_BACKOFF_SECONDS)
+        log.error(
+            "process_ended",
+            process=child.name,
+            code=child.process.returncode,
+            restart_in_seconds=round(child.retry_at - now, 1),
+            last_lines=[line for line in child.last_lines if not line.startswith("{")][-5:],
+        )
+        child.process = None
+        self._ready_path(child).unlink(missing_ok=True)
+
+    def _end(self, child: _Child, seconds: float) -> None:
+        """Wait for a child that was asked to end; kill it when its time, or our patience, ends."""
+        if child.process is None:
+            return
+        deadline, asked = time.monotonic() + seconds, self.signals.count
+        while child.process.poll() is None and time.monotonic() < deadline:
+            if self.signals.count > max(asked, 1):
+                break
+            processes.reap_orphans(self._pids())
+            self.signals.wait(LOOK_SECONDS)
+        if child.process.poll() is None:
+            log.warning("process_killed", process=child.name, after_seconds=round(seconds))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        if child.pump is not None:
+            child.pump.join(timeout=5)
+        self._ready_path(child).unlink(missing_ok=True)
+        child.process = None
+
+    def _ready(self, child: _Child) -> bool:
+        ready = child.process is not None and _names_pid(self._ready_path(child), child.process.pid)
+        child.was_ready = child.was_ready or ready
+        return ready
+
+    def _ready_path(self, child: _Child) -> Path:
+        return self.settings.run_dir / f"{child.name}.ready"
+
+    def _pids(self) -> set[int]:
+        return {c.process.pid for c in self.children.values() if c.process is not None}
+
+    def _why(self, child: _Child) -> str:
+        said = [line for line in child.last_lines if not line.startswith("{")]
+        reason = said[-1] if said else "it says nothing"
+        path = self.settings.logs_dir / f"{child.name}.log"
+        return f"The {child.name} does not start ({reason}); more in {path}."
+
+
+def _environment(settings: Settings, name: str) -> dict[str, str]:
+    """What a child sees. The tokens go to those alone that use them."""
+    environment = exported(settings)
+    tokens = {"INFERLAKE_ADMIN_TOKEN": (GATEWAY,), "INFERLAKE_SERVICE_TOKEN": (GATEWAY, MONITOR)}
+    for variable, users in tokens.items():
+        if name not in users:
+            environment.pop(variable, None)
+    if name == CONTROLLER:
+        environment["INFERLAKE_STOP_WORKERS"] = "1"
+    return environment
+
+
+def exported(settings: Settings) -> dict[str, str]:
+    """Our environment with these settings in it, for a child process."""
+    environment = {k: v for k, v in os.environ.items() if k != "INFERLAKE_TOKEN"}
+    chosen = {*settings.model_fields_set, "data_dir", "host", "port", "dashboard_port"}
+    for name in chosen - {"url", "token", "mlflow_tracking_uri"}:
+        value = getattr(settings, name)
+        if value is not None:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            environment[f"INFERLAKE_{name.upper()}"] = text
+    environment["INFERLAKE_DATA_DIR"] = str(settings.data_dir.absolute())
+    environment["INFERLAKE_URL"] = _url(settings)
+    environment["MLFLOW_TRACKING_URI"] = settings.mlflow_uri
+    environment["DO_NOT_TRACK"] = "1"
+    return environment
+
+
+def _names_pid(path: Path, pid: int) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["pid"] == pid)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False  # not there yet, or half written
+
+
+def _pump(stream: IO[bytes], path: Path, last_lines: deque[str]) -> None:
+    """Copy a child's lines to its log, and its log events to ours."""
+    with stream:
+        file = path.open("ab")
+        for line in stream:
+            last_lines.append(line.decode(errors="replace").rstrip())
+            if file.tell() > LOG_BYTES:
+                file.close()
+                path.replace(path.with_suffix(".log.1"))
+                file = path.open("ab")
+            file.write(line)
+            file.flush()
+            if line.startswith(b"{"):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+        file.close()
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+
+class Running:
+    """A whole server as a context: a child process that is `inferlake up`.
+
+        with supervisor.Running(settings) as running:
+            running.url, running.admin_token, running.dashboard_link()
+
+    Entering waits for the ready line (`wait_for_dashboard=False`: not for the pages, which take the
+    longest) and raises UpFailed; leaving drains and waits for the end. A port of 0 is chosen. The
+    server's log lines go to `logs/up.log`. If this program is killed, the server drains and ends.
+    """
+
+    def __init__(
+        self, settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = True
+    ) -> None:
+        update: dict[str, Any] = {"data_dir": settings.data_dir.absolute()}
+        if settings.port == 0:
+            update["port"] = _free_port(settings.host, 0, "--port")
+        if dashboard and settings.dashboard_port == 0:
+            update["dashboard_port"] = _free_port(settings.host, 0, "--dashboard-port")
+        self.settings = settings.model_copy(update=update)
+        self._arguments = [] if dashboard else ["--no-dashboard"]
+        if dashboard and not wait_for_dashboard:
+            self._arguments.append("--dashboard-later")
+        self.process: subprocess.Popen[str] | None = None
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._started = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return _url(self.settings)
+
+    @property
+    def admin_token(self) -> str:
+        return _admin_token(self.settings)
+
+    def dashboard_link(self) -> str:
+        """A new link that signs the administrator in, once, within ten minutes."""
+        return dashboard_link(self.settings)
+
+    def dashboard_answers(self) -> bool:
+        """The pages can be opened by now."""
+        return (self.settings.run_dir / f"{DASHBOARD}.ready").exists()
+
+    def __enter__(self) -> Self:
+        _make(self.settings.logs_dir)
+        self._keeper.start()
+        self._started.wait()
+        if self.process is None or self.process.stdout is None:
+            raise UpFailed("The server's process cannot be started.")
+        for line in self.process.stdout:
+            if line.startswith("ready "):
+                return self
+        self.__exit__(None, None, None)
+        raise UpFailed(self._last_words())
+
+    def _keep(self) -> None:
+        # A child that is tied to its parent is tied to the thread that started it: one that lives
+        # as long as the child, not one of the caller's, which may come from a pool.
+        try:
+            with self.log_path.open("wb") as log_file:
+                self.process = subprocess.Popen(
+                    processes.tied(
+                        [sys.executable, "-P", "-m", "serving.supervisor", *self._arguments],
+                        signal.SIGTERM,
+                    ),
+                    env=exported(self.settings),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log_file,
+                    text=True,
+                    start_new_session=True,
+                )
+        finally:
+            self._started.set()
+        self.process.wait()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        self.process.terminate()
+        self._keeper.join()
+        self.process.stdout.close()
+
+    @property
+    def log_path(self) -> Path:
+        """The supervisor's own output."""
+        return self.settings.logs_dir / "up.log"
+
+    def _last_words(self) -> str:
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line for line in lines if line and not line.startswith("{")]
+        return said[-1] if said else f"The server did not start; more in {self.log_path}."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m serving.supervisor`: `inferlake up` with the settings of the environment."""
+    parser = argparse.ArgumentParser(prog="python -m serving.supervisor")
+    parser.add_argument("--no-dashboard", action="store_true")
+    parser.add_argument("--dashboard-later", action="store_true", help="ready without the pages")
+    options = parser.parse_args(arguments)
+    given: dict[str, Any] = {}
+    try:
+        return run(Settings(**given), not options.no_dashboard, not options.dashboard_later)
+    except UpFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""Model, version or alias -> folder, signature, flavours, digest; moves aliases.
+
+A SQLite registry is read by one read-only SQL query: milliseconds, where importing mlflow costs
+seconds and megabytes that a gateway must not have. Everything else (servers, schemes and
+tables that are not known here, all writes) is done by a helper process, `python -m
+serving.registry`, with mlflow-skinny: a JSON request on its standard input, a JSON answer on its
+standard output.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import yaml
+
+from capture import errors, logline
+from capture.settings import Settings
+from serving.features import spec
+
+log = logline.logger(__name__)
+
+HELPER_SECONDS = 300.0
+_HIDDEN = ("INFERLAKE_ADMIN_TOKEN", "INFERLAKE_SERVICE_TOKEN", "INFERLAKE_DATABASE_URL")
+_KINDS = {
+    "double": "double",
+    "float": "double",
+    "integer": "int64",
+    "long": "int64",
+    "string": "string",
+    "boolean": "bool",
+    "datetime": "timestamp",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a signature. type: MLflow's name of it (`double`, `long`, `string`, ...)."""
+
+    name: str
+    type: str
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model version on this machine. inputs: named scalar columns of its signature, none for
+    tensors or without a signature; features: its written feature definition, if it has one."""
+
+    name: str
+    version: str
+    folder: Path
+    flavours: tuple[str, ...]
+    inputs: tuple[Column, ...]
+    features: spec.Spec | None
+
+    @property
+    def request_columns(self) -> dict[str, str]:
+        """Columns that a client sends: name -> double, int64, string, bool, timestamp."""
+        looked_up = self.looked_up_columns
+        known = {c.name: _KINDS[c.type] for c in self.inputs if c.name not in looked_up}
+        return {**known, **(self.features.request_columns if self.features else {})}
+
+    @property
+    def looked_up_columns(self) -> dict[str, str]:
+        """Columns that the endpoint adds: name -> double, int64, string, bool, timestamp."""
+        if self.features is None:
+            return {}
+        typed = {column.name: _KINDS[column.type] for column in self.inputs}
+        outputs = [name for lookup in self.features.lookups for name in lookup.outputs]
+        kinds = self.features.looked_up_columns
+        return {name: kinds.get(name) or typed.get(name, "string") for name in outputs}
+
+
+def find(settings: Settings, name: str, reference: str) -> Model:
+    """The model of this name and version (digits) or alias (`@champion`).
+
+    Raises DoesNotExist, or Unavailable if a registry server does not answer."""
+    version, folder = _locate(settings, name, reference)
+    return describe(name, version, folder)
+
+
+def describe(name: str, version: str, folder: Path) -> Model:
+    """What the files of a model version say. Raises DoesNotExist when they are not there."""
+    try:
+        about = yaml.load((folder / "MLmodel").read_text(), Loader=_LOADER)
+    except OSError:
+        raise errors.DoesNotExist(
+            f"The files of model '{name}' version '{version}' do not exist."
+        ) from None
+    return Model(
+        name,
+        version,
+        folder,
+        tuple(about.get("flavors") or ()),
+        _inputs(about.get("signature") or {}),
+        _features(folder),
+    )
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a model's files: fixed when a configuration is accepted,
+    compared when it is loaded. Byte code is left out, since loading writes it."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if "__pycache__" in path.parts:
+            continue
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        name = str(path.relative_to(folder)).encode()
+        total.update(len(name).to_bytes(4, "little") + name + content)
+    return f"sha256:{total.hexdigest()}"
+
+
+def set_alias(settings: Settings, name: str, alias: str, version: str) -> None:
+    """Let an alias name this version. Takes seconds. Raises Unavailable with the reason."""
+    _helper(settings, {"do": "set_alias", "name": name, "alias": alias, "version": version})
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _inputs(signature: Mapping[str, Any]) -> tuple[Column, ...]:
+    listed = json.loads(signature.get("inputs") or "[]")
+    return tuple(
+        Column(each["name"], each["type"], each.get("required", not each.get("optional", False)))
+        for each in listed
+        if each.get("name") and each.get("type") in _KINDS
+    )
+
+
+def _features(folder: Path) -> spec.Spec | None:
+    path = folder / spec.FILE_NAME
+    return spec.parse(json.loads(path.read_text())) if path.exists() else None
+
+
+# --- where a version lies -------------------------------------------------------------------------
+
+
+def _locate(settings: Settings, name: str, reference: str) -> tuple[str, Path]:
+    parts = urlsplit(settings.mlflow_uri)
+    if parts.scheme == "sqlite":
+        found = _query(Path(unquote(parts.path).removeprefix("/")), name, reference)
+        if found is not None:
+            version, location = found
+            if (folder := local_folder(location)) is not None:
+                return version, folder
+    answer = _helper(settings, {"do": "find", "name": name, "reference": reference})
+    return answer["version"], Path(answer["folder"])
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder that an artifact location names, if it is one of this machine."""
+    parts = urlsplit(location)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return Path(location) if location.startswith("/") else None
+
+
+def _query(path: Path, name: str, reference: str) -> tuple[str, str] | None:
+    """(version, artifact location) from a SQLite registry; None: its tables are not known here."""
+    if not path.exists():
+        raise _missing(name, reference)
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+            connection.row_factory = sqlite3.Row
+            return _row(connection, name, reference)
+    except sqlite3.DatabaseError as error:
+        log.warning("registry_not_read", error=str(error))
+        return None
+
+
+def _row(connection: sqlite3.Connection, name: str, reference: str) -> tuple[str, str] | None:
+    columns = {row["name"] for row in connection.execute("PRAGMA table_info(model_versions)")}
+    # The column came with mlflow 3.10; other workspaces than the default are not ours to serve.
+    here = "AND v.workspace = 'default'" if "workspace" in columns else ""
+    if reference.startswith("@"):
+        same = "AND a.workspace = v.workspace" if here else ""
+        query = f"""SELECT v.* FROM model_versions v JOIN registered_model_aliases a
+                    ON a.name = v.name AND a.version = v.version {same}
+                    WHERE v.name = ? AND a.alias = ? {here}"""
+        key = reference[1:]
+    else:
+        query = f"SELECT v.* FROM model_versions v WHERE v.name = ? AND v.version = ? {here}"
+        key = str(int(reference))
+    found = connection.execute(query, (name, key)).fetchone()
+    if found is None or found["current_stage"] == "Deleted_Internal":
+        raise _missing(name, reference)
+    location = found["storage_location"] if "storage_location" in columns else None
+    return str(found["version"]), location or found["source"]
+
+
+def _missing(name: str, reference: str) -> errors.DoesNotExist:
+    what = f"alias '{reference[1:]}'" if reference.startswith("@") else f"version '{reference}'"
+    return errors.DoesNotExist(f"Model '{name}' with {what} does not exist in the registry.")
+
+
+# --- the helper process ---------------------------------------------------------------------------
+
+
+def _helper(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if key not in _HIDDEN}
+    environment |= {
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    }
+    asked = {**request, "downloads": str(settings.data_dir.absolute() / "mlflow" / "downloads")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serving.registry"],
+            input=json.dumps(asked),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=HELPER_SECONDS,
+            check=False,
+        )
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
+        log.error("registry_helper_failed", request=dict(request), error=repr(error))
+        raise errors.Unavailable("The model registry does not answer.") from None
+    if "missing" in answer:
+        raise _missing(request["name"], request.get("reference") or request["version"])
+    if "error" in answer:
+        log.error("registry_refused", request=dict(request), error=answer["error"])
+        raise errors.Unavailable("The model registry did not do what it was asked.")
+    return answer
+
+
+def main() -> None:
+    """Helper process: one request, one answer."""
+    request = json.load(sys.stdin)
+    import mlflow  # seconds; only ever in this process
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = mlflow.MlflowClient()
+        answer = {"set_alias": _set_alias, "find": _download}[request["do"]](client, request)
+    except MlflowException as error:
+        code = error.error_code
+        gone = code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        answer = {"missing": True} if gone else {"error": f"{code}: {error.message}"[:2000]}
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+def _set_alias(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    client.set_registered_model_alias(request["name"], request["alias"], request["version"])
+    return {}
+
+
+def _download(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    import mlflow.artifacts
+
+    name, reference = request["name"], request["reference"]
+    if reference.startswith("@"):
+        found = client.get_model_version_by_alias(name, reference[1:])
+    else:
+        found = client.get_model_version(name, reference)
+    location = client.get_model_version_download_uri(name, found.version)
+    folder = local_folder(location)
+    if folder is None:
+        target = Path(request["downloads"], quote(name, safe=""), str(int(found.version)))
+        if not (target / "MLmodel").exists():
+            target.mkdir(parents=True, exist_ok=True)
+            mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=str(target))
+        inner = next(target.rglob("MLmodel"), target / "MLmodel")
+        folder = inner.parent
+    return {"version": str(found.version), "folder": str(folder)}
+
+
+if __name__ == "__main__":
+    main()

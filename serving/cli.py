@@ -80,9 +80,14 @@ def demo(
     exit: Annotated[bool, typer.Option("--exit", help="End when done; else keep serving.")] = False,
 ) -> None:
     """The main job on real data, from nothing to a recommendation and a promotion."""
+    from capture import errors
+    from serving import supervisor
     from serving.demo import run
 
-    raise typer.Exit(run.run(data_dir, every, exit))
+    try:
+        raise typer.Exit(run.run(data_dir, every, exit))
+    except (errors.InferlakeError, supervisor.UpFailed) as error:
+        raise CommandFailed(str(error)) from None
 
 
 @app.command()

@@ -12,9 +12,11 @@ nothing else can find the next frame.
              | length of client_request_id u32 | of usage_context u32 | of looked_up u32
              then body | client_request_id | usage_context (JSON) | looked_up (JSON)
 
-`deadline` is the time that the asking side still waits, in milliseconds from the moment the frame
-was sent, 0 = for ever: two clocks need not agree. A CANCEL names the id it takes back; there is no
-answer to it, and there may still be one to the request.
+`deadline` is how long the request may wait in line, in milliseconds from its arrival, 0 = for ever:
+two clocks need not agree. After it the answer is a 503, and the model never saw the request. The
+flag ALONE keeps a request out of joint calls to the model: it may be the one that ends the process.
+A CANCEL names the id it takes back; there is no answer to it, and there may still be one to the
+request.
 """
 
 import struct
@@ -23,6 +25,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 PREDICT, PROBE, CANCEL, STATS = 1, 2, 3, 4
 KINDS = (PREDICT, PROBE, CANCEL, STATS)
+ALONE = 1
 JSON, CSV, PARQUET = 1, 2, 3
 CONTENT_TYPES = (JSON, CSV, PARQUET)
 ERROR_SOURCES = (None, "request", "model", "server")

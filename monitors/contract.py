@@ -12,7 +12,7 @@ import orjson
 import pydantic
 
 from capture import errors, names
-from monitors import experiment_state, policies, schedules, state
+from monitors import experiment_state, policies, schedules, state, windows
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 PROFILE_TYPES = ("snapshot", "time_series", "inference_log")
@@ -106,6 +106,11 @@ class Snapshot(Shape):
 class TimeSeries(Shape):
     timestamp_col: str
     granularities: list[str] = pydantic.Field(min_length=1)
+
+    @pydantic.field_validator("granularities")
+    @classmethod
+    def _known(cls, granularities: list[str]) -> list[str]:
+        return list(dict.fromkeys(windows.check(granularity) for granularity in granularities))
 
 
 class InferenceLog(TimeSeries):

@@ -1,0 +1,146 @@
+"""Code to copy: how to query an endpoint, send labels, begin an experiment, watch a table. Pure."""
+
+import json
+from typing import Any
+
+EXAMPLE = {"dataframe_records": [{"feature_a": 1.0, "feature_b": "text"}]}
+CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+
+
+def example_body(openapi: dict[str, Any], task: str | None) -> dict[str, Any]:
+    """A first query: the example of the endpoint's OpenAPI document, else one by the task."""
+    for path in (openapi.get("paths") or {}).values():
+        content = ((path.get("post") or {}).get("requestBody") or {}).get("content") or {}
+        media = content.get("application/json") or {}
+        if isinstance(media.get("example"), dict):
+            return media["example"]
+        for named in (media.get("examples") or {}).values():
+            if isinstance(named, dict) and isinstance(named.get("value"), dict):
+                return named["value"]
+    return CHAT if task and "chat" in task else EXAMPLE
+
+
+def query(url: str, name: str, body: dict[str, Any], task: str | None) -> dict[str, str]:
+    """Title -> code that sends `body` to the endpoint; the token is read from the environment."""
+    text = json.dumps(body, indent=2)
+    found = {
+        "curl": f"curl {url}/serving-endpoints/{name}/invocations \\\n"
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  -d '{_shell(text)}'",
+        "Databricks SDK": "import os\nfrom databricks.sdk import WorkspaceClient\n"
+        f"{_sdk_import(body)}\n"
+        f'client = WorkspaceClient(host="{url}", token=os.environ["INFERLAKE_TOKEN"], '
+        'auth_type="pat")\n'
+        f'answer = client.serving_endpoints.query("{name}", {_sdk_keywords(body)})\n'
+        "print(answer.as_dict())",
+        "MLflow": "import os\nfrom mlflow.deployments import get_deploy_client\n\n"
+        f'os.environ["DATABRICKS_HOST"] = "{url}"\n'
+        'os.environ["DATABRICKS_TOKEN"] = os.environ["INFERLAKE_TOKEN"]\n'
+        'client = get_deploy_client("databricks")\n'
+        f'print(client.predict(endpoint="{name}", inputs={_python(body)}))',
+    }
+    if task:
+        found["OpenAI"] = (
+            "import os\nfrom openai import OpenAI\n\n"
+            f'client = OpenAI(base_url="{url}/serving-endpoints", '
+            'api_key=os.environ["INFERLAKE_TOKEN"])\n'
+            f'print(client.chat.completions.create(model="{name}", {_keywords(body)}))'
+        )
+    return found
+
+
+def labels(url: str, name: str) -> str:
+    """Send the truth of a request once it is known."""
+    body = {"labels": [{"client_request_id": "order-17", "label": 1}]}
+    return (
+        f"curl -X POST {url}/api/1.0/endpoints/{name}/labels \\\n"
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  -d '{json.dumps(body)}'"
+    )
+
+
+def experiment(url: str, name: str, entities: list[str]) -> str:
+    """Begin a comparison of two versions."""
+    champion, challenger = [*entities, "v1", "v2"][:2] if len(entities) < 2 else entities[:2]
+    body = {
+        "champion": champion,
+        "challenger": challenger,
+        "primary": {"name": "accuracy", "kind": "binary", "mode": "superiority", "mde": 0.02},
+    }
+    return (
+        f"curl -X PUT {url}/api/1.0/endpoints/{name}/experiment \\\n"
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  -d '{json.dumps(body)}'"
+    )
+
+
+def monitor(url: str, table: str) -> str:
+    """Watch the unpacked table of an endpoint."""
+    schema = ".".join(table.split(".")[:2])
+    body = {
+        "assets_dir": "/monitors",
+        "output_schema_name": schema,
+        "inference_log": {
+            "problem_type": "PROBLEM_TYPE_CLASSIFICATION",
+            "timestamp_col": "request_time",
+            "granularities": ["1 day"],
+            "prediction_col": "prediction",
+            "label_col": "label",
+            "model_id_col": "served_entity_name",
+        },
+    }
+    return (
+        f"curl -X POST {url}/api/2.1/unity-catalog/tables/{table}/monitor \\\n"
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  -d '{json.dumps(body)}'"
+    )
+
+
+def rows(table: str, filters: dict[str, str]) -> str:
+    """The requests that the page shows, read from the Delta table with polars."""
+    lines = [
+        "import polars as pl",
+        "",
+        f'rows = pl.scan_delta("inferlake-data/tables/{table.replace(".", "/")}")',
+    ]
+    if filters.get("served_entity"):
+        lines.append(
+            f"rows = rows.filter(pl.col('served_entity_name') == {filters['served_entity']!r})"
+        )
+    if filters.get("client_request_id"):
+        lines.append(
+            f"rows = rows.filter(pl.col('client_request_id') == {filters['client_request_id']!r})"
+        )
+    if filters.get("from"):
+        lines.append(
+            f"rows = rows.filter(pl.col('request_time') >= pl.lit({filters['from']!r})"
+            ".str.to_datetime(time_zone='UTC'))"
+        )
+    lines.append("print(rows.sort('request_time', descending=True).head(100).collect())")
+    return "\n".join(lines)
+
+
+def _sdk_import(body: dict[str, Any]) -> str:
+    chat = "messages" in body
+    return "from databricks.sdk.service.serving import ChatMessage\n" if chat else ""
+
+
+def _sdk_keywords(body: dict[str, Any]) -> str:
+    """The SDK takes messages as objects, everything else as it is."""
+    if "messages" not in body:
+        return _keywords(body)
+    rest = {key: value for key, value in body.items() if key != "messages"}
+    messages = f"messages=[ChatMessage.from_dict(m) for m in {_python(body['messages'])}]"
+    return ", ".join(filter(None, [messages, _keywords(rest)]))
+
+
+def _shell(text: str) -> str:
+    return text.replace("'", "'\\''")
+
+
+def _python(value: Any) -> str:
+    return repr(value)
+
+
+def _keywords(body: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={_python(value)}" for key, value in body.items())

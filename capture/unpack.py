@@ -1,0 +1,418 @@
+"""Payload JSON -> typed rows of `<prefix>_unpacked`, each payload commit once.
+
+One row per input row: fixed columns of the payload, then a typed column per feature, then the
+answer as `prediction`, `score` and `prediction_*`. A request that failed or cannot be read is a row
+too. The unpacked table carries the app transaction `unpack:<payload table>` = newest payload
+version taken in, written by the very commit that brings the rows; the handle that read it also
+commits. delta-rs records app transactions but does not enforce them, so one process alone may
+unpack a table: the committer's maintenance process. After an error the handle is forgotten and all
+is read anew.
+"""
+
+import re
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import deltalake
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capture import bodies, catalog, columns, database, errors, logline, names
+from capture.settings import Settings
+
+log = logline.logger(__name__)
+
+MAX_COLUMNS = 1_000  # typed columns of a table; more come from broken or hostile clients
+FIXED = [
+    "databricks_request_id",
+    "row_index",
+    "request_time",
+    "request_date",
+    "client_request_id",
+    "unit_id",
+    "served_entity_name",
+    "model_name",
+    "model_version",
+    "config_version",
+    "route_share",
+    "route_split",
+    "shadow",
+    "status_code",
+    "error_source",
+    "execution_duration_ms",
+]
+TAKEN_OVER = [name for name in FIXED if name not in ("row_index", "request_date")]
+BODIES = ["request", "response", "looked_up", "request_encoding", "content_type"]
+# Also what `query.joined` adds to the rows.
+RESERVED = frozenset({*FIXED, "prediction", "score", "unpack_errors", "label", "label_time"})
+
+
+TIME_NAME = re.compile(r"(.*_)?(time|timestamp|at)", re.IGNORECASE)
+CONFIGURATION = {"delta.appendOnly": "true", "delta.logRetentionDuration": "interval 1 days"}
+WRITER = deltalake.WriterProperties(compression="ZSTD", compression_level=1)
+ERRORS = pa.list_(pa.field("element", pa.string()))  # as Delta names the items
+NO_ANSWER = bodies.Answer(None, None)
+
+
+class Kinds(NamedTuple):
+    """Kinds that are fixed before a chunk: of the table's columns, and of declared features."""
+
+    present: dict[str, str]  # by column
+    declared: dict[str, str]  # by feature
+    request_names: list[str]  # declared features that a client sends, in order
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of a chunk before they are typed; lists run in step."""
+
+    place: list[int] = field(default_factory=list)  # payload row
+    row_index: list[int] = field(default_factory=list)
+    records: list[bodies.Record] = field(default_factory=list)
+    answers: list[bodies.Answer] = field(default_factory=list)
+    named: dict[str, Any] = field(default_factory=dict)  # features of requests that succeeded
+    errors: dict[int, list[str]] = field(default_factory=dict)
+
+    def complain(self, row: int, text: str) -> None:
+        self.errors.setdefault(row, []).append(text)
+
+
+def unpack(payload: pa.Table, kinds: Kinds) -> pa.Table:
+    """Typed rows of a chunk of payload rows.
+
+    Columns: FIXED, then features that have a kind, `prediction` and `prediction_*` where there is
+    one, `score`, `unpack_errors` (null where all was well).
+    """
+    rows = _split(payload, kinds.request_names)
+    found: dict[str, pa.Array] = {}
+    for column, name in _feature_columns(rows, kinds).items():
+        values = [record.get(name) for record in rows.records]
+        _add(found, rows, column, values, kinds.present.get(column) or _kind(name, values, kinds))
+    _add_answers(found, rows, kinds)
+    complaints = [rows.errors.get(row) for row in range(len(rows.place))]
+    found["unpack_errors"] = pa.array(complaints, ERRORS)
+    return _assemble(payload, rows, found)
+
+
+def _split(payload: pa.Table, names: Sequence[str]) -> _Rows:
+    """One row per input row; a request that cannot be read is one row."""
+    rows = _Rows()
+    parts = (payload.column(name).to_pylist() for name in (*BODIES, "status_code"))
+    for place, (request, response, looked_up, encoding, content_type, status) in enumerate(
+        zip(*parts, strict=True)
+    ):
+        unread: list[str] = []
+        records = _records(request, encoding, content_type, names, unread)
+        answers = _answers(response, unread) if status == 200 else []
+        records = records or [{} for _ in answers] or [{}]
+        if looked_up is not None:
+            _add_looked_up(records, looked_up, unread)
+        if len(answers) != len(records):
+            if answers:
+                unread.append(f"{len(answers)} answers for {len(records)} rows")
+            answers = (answers + [NO_ANSWER] * len(records))[: len(records)]
+        for text in unread:
+            rows.complain(len(rows.place), text)
+        rows.place += [place] * len(records)
+        rows.row_index += range(len(records))
+        rows.records += records
+        rows.answers += answers
+        if status == 200:  # junk of refused requests must not become columns for good
+            for record in records:
+                rows.named.update(record)
+    return rows
+
+
+def _records(
+    text: str | None,
+    encoding: str,
+    content_type: str | None,
+    names: Sequence[str],
+    unread: list[str],
+) -> list[bodies.Record]:
+    try:
+        return bodies.records(text, encoding, content_type, names)
+    except bodies.Unreadable as error:
+        unread.append(str(error))
+        return []
+
+
+def _answers(text: str | None, unread: list[str]) -> list[bodies.Answer]:
+    try:
+        return bodies.answers(text)
+    except bodies.Unreadable as error:
+        unread.append(str(error))
+        return []
+
+
+def _add_looked_up(records: list[bodies.Record], text: str, unread: list[str]) -> None:
+    """Put the features that the endpoint added beside those of the request."""
+    try:
+        for name, values in orjson.loads(text).items():
+            for record, value in zip(records, values, strict=True):
+                record.setdefault(name, value)
+    except (ValueError, TypeError, AttributeError):
+        unread.append("the looked-up features do not match the rows")
+
+
+def column_name(feature: str) -> str:
+    """Column of a feature; one with a name of ours gets the suffix `_`."""
+    taken = feature.casefold() in RESERVED or feature.startswith("prediction_") or not feature
+    return f"{feature}_" if taken else feature
+
+
+def _feature_columns(rows: _Rows, kinds: Kinds) -> dict[str, str]:
+    """Column -> feature, for all that the table has, that was declared, or that came along."""
+    features = (*kinds.declared, *rows.named)
+    # The table's own columns are filled from refused requests too, whatever these hold besides.
+    own = {column: _feature_of(column) for column in kinds.present if _is_feature(column)}
+    spelled = {column.casefold(): column for column in own}
+    left_out: list[str] = []
+    for name in features:
+        column = column_name(name)
+        if column in own:
+            continue
+        if len(own) >= MAX_COLUMNS or column.casefold() in spelled:
+            left_out.append(name)
+            continue
+        own[column] = name
+        spelled[column.casefold()] = column
+    if left_out:
+        rows.complain(
+            0,
+            f"{len(left_out)} columns were left out, {columns.shown(left_out[0])} first: the table "
+            f"holds {MAX_COLUMNS}, and two names must differ in more than case",
+        )
+    return own
+
+
+def _is_feature(column: str) -> bool:
+    return column not in RESERVED and not column.startswith("prediction_")
+
+
+def _feature_of(column: str) -> str:
+    """The feature that a column holds; the reverse of `column_name`."""
+    bare = column.removesuffix("_")
+    return bare if column_name(bare) == column else column
+
+
+def _kind(feature: str, values: list[Any], kinds: Kinds) -> str | None:
+    """Kind of a new column. JSON knows no times, so signatures often call them strings."""
+    declared = kinds.declared.get(feature)
+    if declared == "string" and TIME_NAME.fullmatch(feature):
+        return columns.kind_of(values) or declared
+    return declared or columns.kind_of(values)
+
+
+def _add(
+    found: dict[str, pa.Array], rows: _Rows, column: str, values: list[Any], kind: str | None
+) -> None:
+    if kind is None:
+        return
+    typed = columns.typed(values, kind)
+    found[column] = typed.array
+    for row, text in typed.misfits.items():
+        rows.complain(row, f"{column}: {text} is no {kind}")
+
+
+def _add_answers(found: dict[str, pa.Array], rows: _Rows, kinds: Kinds) -> None:
+    predictions = [answer.prediction for answer in rows.answers]
+    types = set(map(type, predictions))
+    guess = "string" if str in types else "double" if float in types else None
+    _add(found, rows, "prediction", predictions, kinds.present.get("prediction") or guess)
+    found["score"] = columns.typed([answer.score for answer in rows.answers], "double").array
+    others: dict[str, Any] = {}
+    for answer in rows.answers:
+        others.update(answer.others or {})
+    for name in list(others)[: bodies.MAX_TENSOR_COLUMNS]:
+        values = [(answer.others or {}).get(name) for answer in rows.answers]
+        column = f"prediction_{name}"
+        _add(found, rows, column, values, kinds.present.get(column) or columns.kind_of(values))
+
+
+def _assemble(payload: pa.Table, rows: _Rows, found: dict[str, pa.Array]) -> pa.Table:
+    fixed = payload.select(TAKEN_OVER).take(pa.array(rows.place, pa.int64()))
+    taken = {name: fixed.column(name) for name in TAKEN_OVER}
+    taken["row_index"] = pa.array(rows.row_index, pa.int32())
+    # The UTC day of receipt: what the payload table is partitioned by, and not in its files.
+    taken["request_date"] = fixed.column("request_time").cast(pa.date32())
+    return pa.table({**{name: taken[name] for name in FIXED}, **found})
+
+
+class _Commit(NamedTuple):
+    """What a payload version added: paths of its data files below the table."""
+
+    version: int
+    files: list[str]
+    rows: int
+
+
+class Unpacker:
+    """Takes a payload table's commits into its unpacked table, for as long as the process lives."""
+
+    def __init__(self, settings: Settings, full_name: str) -> None:
+        root = settings.tables_root
+        if "://" in root:
+            raise errors.NotImplementedHere("Tables in an object store are not unpacked.")
+        self._full_name = full_name
+        self._chunk_rows = settings.unpack_chunk_rows
+        self._engine = database.open_engine(settings)
+        self._payload = Path(names.table_path(root, names.table_name(full_name)))
+        self._path = names.table_path(root, names.table_name(full_name).sibling("unpacked"))
+        self._app = f"unpack:{full_name}"
+        self._table: deltalake.DeltaTable | None = None
+        self._schema = pa.schema([])
+        self._done = -1
+        self._on_track = False
+        if deltalake.DeltaTable.is_deltatable(self._path):
+            self._open()
+
+    def _open(self) -> None:
+        self._table = deltalake.DeltaTable(self._path)
+        self._schema = pa.schema(self._table.schema())
+        version = self._table.transaction_version(self._app)
+        self._done = -1 if version is None else version
+
+    def step(self) -> None:
+        """Take in every payload commit that was not yet; a file look-up when there is none."""
+        if not self._on_track and not self._is_on_track():
+            self._take_all()
+        self._on_track = True
+        for group in _groups(_commits(self._payload, self._done + 1), self._chunk_rows):
+            files = [self._payload / path for commit in group for path in commit.files]
+            try:
+                self._append(self._typed(files), group[-1].version)
+            except FileNotFoundError:
+                # So far behind that compaction replaced the files, and vacuum removed them.
+                self._take_all()
+                return
+
+    def _is_on_track(self) -> bool:
+        """Whether the payload's log still tells every commit after the last one taken in."""
+        if (self._payload / "_delta_log" / f"{self._done + 1:020}.json").exists():
+            return True
+        if not deltalake.DeltaTable.is_deltatable(str(self._payload)):
+            return True
+        return deltalake.DeltaTable(self._payload).version() <= self._done
+
+    def _take_all(self) -> None:
+        """Take in what the payload table holds now, less the requests that are known already."""
+        payload = deltalake.DeltaTable(self._payload)
+        paths = pa.table(payload.get_add_actions()).column("path").to_pylist()
+        files = [self._payload / urllib.parse.unquote(path) for path in sorted(paths)]
+        known: frozenset[str] = frozenset()
+        if self._table is not None:
+            ids = self._table.to_pyarrow_table(columns=["databricks_request_id"])
+            known = frozenset(ids.column(0).to_pylist())
+        log.warning("unpacking_all", table=self._full_name, files=len(files), known=len(known))
+        # Only the last commit says that all is done; a restart before it finds the others by id.
+        for chunk in self._typed(files, known):
+            self._append([chunk], None)
+        self._append([], payload.version())
+
+    def _typed(
+        self, files: list[Path], known_ids: frozenset[str] = frozenset()
+    ) -> Iterator[pa.Table]:
+        """Typed chunks of data files, without requests that are known already."""
+        kinds = self._kinds()
+        wanted = [*TAKEN_OVER, *BODIES]
+        for path in files:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(self._chunk_rows, columns=wanted):
+                    payload = pa.Table.from_batches([batch])
+                    if known_ids:
+                        ids = payload.column("databricks_request_id").to_pylist()
+                        payload = payload.filter(pa.array([one not in known_ids for one in ids]))
+                    chunk = unpack(payload, kinds)
+                    kinds = kinds._replace(present=kinds.present | _kinds_in(chunk.schema))
+                    yield chunk
+
+    def _kinds(self) -> Kinds:
+        with database.reading(self._engine) as connection:
+            recorded = catalog.get(connection, self._full_name)
+        present = _kinds_in(self._schema)
+        if recorded is None:
+            return Kinds(present, {}, [])
+        declared = {**recorded.looked_up_columns, **recorded.request_columns}
+        return Kinds(present, declared, list(recorded.request_columns))
+
+    def _append(self, chunks: Iterable[pa.Table], version: int | None) -> None:
+        """One commit: rows, new columns, and how far we are now."""
+        parts = list(chunks)
+        if not parts and self._table is None:
+            return
+        rows = pa.concat_tables([self._schema.empty_table(), *parts], promote_options="default")
+        options: dict[str, Any] = {"partition_by": ["request_date"], "writer_properties": WRITER}
+        if version is not None:
+            progress = deltalake.Transaction(self._app, version)
+            options["commit_properties"] = deltalake.CommitProperties(app_transactions=[progress])
+        if self._table is None:
+            deltalake.write_deltalake(
+                self._path, rows, mode="append", configuration=CONFIGURATION, **options
+            )
+            self._table = deltalake.DeltaTable(self._path)
+        else:
+            grown = len(rows.schema) > len(self._schema)
+            deltalake.write_deltalake(
+                self._table, rows, mode="append", schema_mode="merge" if grown else None, **options
+            )
+        self._schema = rows.schema
+        if version is not None:
+            self._done = version
+        log.debug("unpacked", table=self._full_name, payload_version=version, rows=len(rows))
+
+
+def _kinds_in(schema: pa.Schema) -> dict[str, str]:
+    """Kinds of the columns that `unpack` fills; the fixed ones have their own types."""
+    own = (one for one in schema if one.name not in FIXED and one.name != "unpack_errors")
+    return {one.name: columns.KINDS[one.type] for one in own}
+
+
+def _commits(table: Path, version: int) -> Iterator[_Commit]:
+    """Payload commits from a version on, as far as the log goes."""
+    while True:
+        try:
+            lines = (table / "_delta_log" / f"{version:020}.json").read_bytes().splitlines()
+        except FileNotFoundError:
+            return
+        added = [action["add"] for action in map(orjson.loads, lines) if "add" in action]
+        new = [one for one in added if one["dataChange"]]
+        files = [urllib.parse.unquote(one["path"]) for one in new]
+        counts = [orjson.loads(one.get("stats") or "{}").get("numRecords", 0) for one in new]
+        yield _Commit(version, files, sum(counts))
+        version += 1
+
+
+def _groups(commits: Iterable[_Commit], rows: int) -> Iterator[list[_Commit]]:
+    """Neighbouring commits, together until they hold this many rows."""
+    group: list[_Commit] = []
+    for commit in commits:
+        if group and sum(one.rows for one in group) + commit.rows > rows:
+            yield group
+            group = []
+        group.append(commit)
+    if group:
+        yield group
+
+
+_unpackers: dict[tuple[str, str], Unpacker] = {}
+
+
+def follow(settings: Settings, full_name: str) -> None:
+    """Bring `<prefix>_unpacked` up to the newest commit of a payload table. Safe to repeat.
+
+    The open tables are kept from call to call; after any error they are opened anew. Raises what
+    delta-rs or a broken file raises, with nothing half done.
+    """
+    key = (settings.tables_root, full_name)
+    if key not in _unpackers:
+        _unpackers[key] = Unpacker(settings, full_name)
+    try:
+        _unpackers[key].step()
+    except BaseException:
+        del _unpackers[key]
+        raise

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import mlflow
@@ -31,6 +32,11 @@ SCHEDULE_NUMBERS = ["local_hour", "distance"]
 LOOKED_UP = [*flights.AIRPORT_COLUMNS, *flights.PLANE_COLUMNS]
 CHALLENGER_TEXT = [*SCHEDULE_TEXT, "dest"]
 CHALLENGER_NUMBERS = [*SCHEDULE_NUMBERS, *LOOKED_UP]
+
+# Named, since finding them out takes MLflow half a minute: it loads the model in a new process.
+REQUIREMENTS = [
+    f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas")
+]
 
 LOOKUPS = [
     FeatureLookup(table_name=PLANES, lookup_key="tailnum", feature_names=flights.PLANE_COLUMNS),
@@ -128,21 +134,22 @@ def train(rows: pl.DataFrame) -> dict[str, Trained]:
         "v2": (challenger(), [*CHALLENGER_TEXT, *CHALLENGER_NUMBERS], rows),
         "v3": (careless(), [*CHALLENGER_TEXT, *CHALLENGER_NUMBERS], complete),
     }
-    return {version: _trained(version, *parts) for version, parts in plan.items()}
+    return {name: _trained(name, *parts) for name, parts in plan.items()}
 
 
-def _trained(version: str, pipeline: Pipeline, columns: list[str], rows: pl.DataFrame) -> Trained:
+def _trained(name: str, pipeline: Pipeline, columns: list[str], rows: pl.DataFrame) -> Trained:
     begun = time.monotonic()
     # One thread: on two busy cores two OpenMP threads wait for each other, 21 s instead of 2 s.
     with threadpoolctl.threadpool_limits(1):
         fit(pipeline, columns, rows)
         auc = roc_auc_score(rows["late"].to_numpy(), score(pipeline, columns, rows))
-    return Trained(version, pipeline, columns, rows.height, float(auc), time.monotonic() - begun)
+    return Trained(name, pipeline, columns, rows.height, float(auc), time.monotonic() - begun)
 
 
 def log(client: FeatureEngineeringClient, model: Trained, rows: pl.DataFrame) -> None:
     """Log a version to MLflow and register it as MODEL_NAME; v2 and v3 with their lookups."""
-    example = rows.head(200)
+    example = rows.drop_nulls(model.columns).head(200)
+    requested = example.select(*flights.REQUEST_COLUMNS, "late")
     signature = infer_signature(
         matrix(example, model.columns), model.pipeline.predict_proba(matrix(example, model.columns))
     )
@@ -154,11 +161,14 @@ def log(client: FeatureEngineeringClient, model: Trained, rows: pl.DataFrame) ->
             artifact_path="model",
             flavor=mlflow.sklearn,
             training_set=client.create_training_set(
-                df=example, feature_lookups=LOOKUPS if looks_up else [], label="late"
+                df=requested, feature_lookups=LOOKUPS if looks_up else [], label="late"
             ),
             registered_model_name=MODEL_NAME,
             signature=signature,
             pyfunc_predict_fn="predict_proba",
+            pip_requirements=REQUIREMENTS,
+            # The format that MLflow prefers, skops, does not take gradient-boosted trees.
+            serialization_format="cloudpickle",
         )
 
 

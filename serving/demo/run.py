@@ -11,6 +11,7 @@ from pathlib import Path
 import deltalake
 import mlflow
 import polars as pl
+from mlflow.utils.logging_utils import disable_logging
 
 from capture import errors, names
 from capture.settings import Settings
@@ -65,6 +66,7 @@ def _make_anew(data_dir: Path) -> None:
 
 
 def _use_embedded_registry(settings: Settings) -> None:
+    disable_logging()  # MLflow's lines would come between those of the story
     (settings.data_dir / "mlflow").mkdir(exist_ok=True)
     os.environ["MLFLOW_TRACKING_URI"] = settings.mlflow_uri
     mlflow.set_tracking_uri(settings.mlflow_uri)
@@ -89,8 +91,9 @@ def _prepare(
 ) -> tuple[story.Story, supervisor.Running]:
     """Server, data, models and endpoint; what can run side by side does."""
     running = supervisor.Running(settings, dashboard=True)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
         started = beside.submit(stack.enter_context, running)
+        registry = beside.submit(_make_registry, settings)
         data = flights.load()
         told.step(f"read {data.flights.height:,} flights of 2013, their weather and planes")
         client = FeatureEngineeringClient(settings)
@@ -101,7 +104,8 @@ def _prepare(
         trained = models.train(rows)
         aucs = ", ".join(f"{m.version} {m.auc:.3f}" for m in trained.values())
         told.step(f"trained on {rows.height:,} flights before 1 July; AUC in training: {aucs}")
-        _register(settings, client, trained, rows)
+        mlflow.set_experiment(experiment_id=registry.result())
+        _register(client, trained, rows)
         told.step("logged and registered three versions in MLflow")
         started.result()
     told.step(f"the server answers at {running.url}, the dashboard opens later")
@@ -116,16 +120,20 @@ def _prepare(
     return story.Story(desk, requests, told, heard, rows_feed, trained), running
 
 
+def _make_registry(settings: Settings) -> str:
+    """MLflow's tables and an experiment, which take it some seconds. Gives the experiment's id."""
+    return str(
+        mlflow.create_experiment(
+            "flight_delay", artifact_location=settings.mlflow_artifacts_dir.as_uri()
+        )
+    )
+
+
 def _register(
-    settings: Settings,
     client: FeatureEngineeringClient,
     trained: dict[str, models.Trained],
     rows: pl.DataFrame,
 ) -> None:
-    experiment = mlflow.create_experiment(
-        "flight_delay", artifact_location=settings.mlflow_artifacts_dir.as_uri()
-    )
-    mlflow.set_experiment(experiment_id=experiment)
     for model in trained.values():
         models.log(client, model, rows)
     client.create_table(

@@ -348,8 +348,8 @@ def careless_canary(story: Story) -> None:
     story.control.guard("v3", [HOLDOUT_PERCENTAGE])
     story.screen.line(
         CANARY_SINCE,
-        f"CANARY      v3 gets {HOLDOUT_PERCENTAGE} %: the best AUC in training, "
-        f"{story.trained['v3'].auc:.3f}",
+        f"CANARY      v3 gets {HOLDOUT_PERCENTAGE} %: AUC {story.trained['v3'].auc:.3f} in "
+        f"training, on the {story.trained['v3'].rows:,} rows without a missing value",
         "act",
     )
     first = story.driver.replay.sent

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 Record = dict[str, Any]
 MAX_TENSOR_COLUMNS = 64
 SHARE_TOLERANCE = 1e-6
+NUMBERS = frozenset({float, int})
 
 
 class Unreadable(Exception):
@@ -179,7 +180,7 @@ def _of_list(values: list[Any]) -> Answer:
     if len(values) == 1:
         return answer(values[0])
     if are_shares(values):
-        best = max(range(len(values)), key=values.__getitem__)
+        best = values.index(max(values))
         return Answer(float(best), float(values[1] if len(values) == 2 else values[best]))
     if len(values) > MAX_TENSOR_COLUMNS:
         return Answer(None, None)
@@ -188,9 +189,9 @@ def _of_list(values: list[Any]) -> Answer:
 
 def are_shares(values: list[Any]) -> bool:
     """Whether these are the shares of two or more classes: numbers in 0..1 with the sum 1."""
-    if len(values) < 2 or not all(type(value) in (float, int) for value in values):
+    if len(values) < 2 or not NUMBERS.issuperset(map(type, values)):
         return False
-    return all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= SHARE_TOLERANCE
+    return min(values) >= 0 and max(values) <= 1 and abs(sum(values) - 1) <= SHARE_TOLERANCE
 
 
 def _of_object(value: Record) -> Answer:

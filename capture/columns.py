@@ -62,7 +62,7 @@ def kind_of(values: Sequence[Any]) -> str | None:
 
 
 def _all_times(texts: Sequence[str | None]) -> bool:
-    return all(_instant(text) is not None for text in texts if text is not None)
+    return all(_instant(text) is not None for text in set(texts) if text is not None)
 
 
 def _number_kind(values: Sequence[int | None]) -> str:
@@ -74,11 +74,14 @@ def _number_kind(values: Sequence[int | None]) -> str:
 
 def typed(values: Sequence[Any], kind: str) -> Typed:
     """A column of a kind. What does not fit is null in the array and named in `misfits`."""
-    if _EXACT_TYPES[kind].issuperset(set(map(type, values))):
-        try:
+    types = set(map(type, values))
+    try:
+        if types <= _EXACT_TYPES[kind]:
             return Typed(pa.array(values, ARROW[kind]), {})
-        except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
-            pass  # one of them is too large or no text; the slow way finds it
+        if kind == "timestamp" and types <= _EXACT_TYPES["string"]:
+            return Typed(pa.array(values, pa.string()).cast(ARROW[kind]), {})
+    except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
+        pass  # one of them is too large, or no text, or no time; the slow way finds it
     convert = _CONVERTERS[kind]
     fitted: list[Any] = []
     misfits: dict[int, str] = {}

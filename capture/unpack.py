@@ -153,7 +153,9 @@ def _add_looked_up(records: list[bodies.Record], text: str, unread: list[str]) -
     """Put the features that the endpoint added beside those of the request."""
     try:
         for name, values in orjson.loads(text).items():
-            for record, value in zip(records, values, strict=True):
+            if len(values) != len(records):
+                raise ValueError
+            for record, value in zip(records, values):
                 record.setdefault(name, value)
     except (ValueError, TypeError, AttributeError):
         unread.append("the looked-up features do not match the rows")

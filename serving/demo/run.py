@@ -90,7 +90,7 @@ def _prepare(
     settings: Settings, every: int | None, told: screen.Screen, stack: ExitStack
 ) -> tuple[story.Story, supervisor.Running]:
     """Server, data, models and endpoint; what can run side by side does."""
-    running = supervisor.Running(settings, dashboard=True)
+    running = supervisor.Running(settings, wait_for_dashboard=False)
     with ThreadPoolExecutor(2) as beside:
         started = beside.submit(stack.enter_context, running)
         registry = beside.submit(_make_registry, settings)

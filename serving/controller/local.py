@@ -80,6 +80,8 @@ class Local:
         self._own: dict[int, subprocess.Popen[bytes]] = {}
         self._deadlines: dict[processes.Identity, float] = {}
         self._zygote: _Zygote | None = None
+        for stale in self.run_dir.glob("z-*.sock"):
+            stale.unlink()  # of a controller that was killed, and its zygote with it
         # A core dump of a model's process would hold its secrets and rows.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o077)
@@ -170,6 +172,12 @@ class Local:
 
     def close(self) -> None:
         """End the zygote; replicas go on."""
+        self._reap()
+        for child in self._own.values():
+            child.returncode = (
+                0  # it is left to whoever adopts it, which Popen would complain about
+            )
+        self._own.clear()
         if self._zygote is not None:
             self._zygote.close()
             self._zygote = None

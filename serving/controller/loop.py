@@ -29,6 +29,7 @@ TURN_SECONDS = 0.1
 LOOK_SECONDS = 1.0
 UNWANTED_GRACE_SECONDS = 1.0
 FULL_STOP_GRACE_SECONDS = 10.0
+PREDICT_GRACE_SECONDS = 3.0
 GIB = 1 << 30
 MEMORY_BYTES = {"CPU": 4 * GIB, "CPU_MEDIUM": 8 * GIB}
 LARGEST_MEMORY_BYTES = 16 * GIB
@@ -68,6 +69,8 @@ class Controller:
         self.limits = reconcile.Limits(
             deployment_seconds=settings.deployment_timeout_seconds,
             zero_seconds=settings.scale_to_zero_after_seconds,
+            # The gateway has told the client by then.
+            predict_seconds=settings.model_timeout_seconds + PREDICT_GRACE_SECONDS,
         )
         self.memory: dict[str, reconcile.Memory] = {}
         self._held: dict[str, _Held] = {}
@@ -190,8 +193,12 @@ class Controller:
         return _Facts(wanted, states, demand)
 
     def _measure(self, now: float) -> None:
-        """Memory and processor time of all groups, once a second."""
-        if now - self._looked < LOOK_SECONDS:
+        """Memory and processor time of all groups, once a second and before one is let in."""
+        answered = any(
+            held.row.state == reconcile.STARTING and held.pulse is not None and held.pulse.answered
+            for held in self._held.values()
+        )
+        if now - self._looked < LOOK_SECONDS and not answered:
             return
         self._looked = now
         pulses = {h.pulse.process.pid: h for h in self._held.values() if h.pulse is not None}
@@ -223,6 +230,7 @@ class Controller:
             answered=pulse is not None and pulse.answered,
             seconds=now - held.since,
             silent_seconds=pulse.silent_seconds if pulse else 0.0,
+            predicting_seconds=pulse.report.get("predicting_ms", 0) / 1000 if pulse else 0.0,
             memory_share=pulse.usage.rss_bytes / limit if pulse else 0.0,
             memory_share_at_ready=pulse.rss_bytes_at_ready / limit if pulse else 0.0,
             last_lines=last_lines,

@@ -6,10 +6,12 @@ Rules, in the order in which `reconcile` applies them:
   draining, or died before this controller looked (a crash of everything says nothing of the model).
 - STARTING becomes READY by an answered probe, and by nothing else.
 - A READY replica that neither answers nor uses the processor for `freeze_seconds` is frozen; one
-  over its memory limit is ended. Both count as failures. From `memory_retire_share` of the limit
-  on, a replica is replaced, the new one first.
+  whose model does not return for `predict_seconds`, or that is over its memory limit, is of no more
+  use. All three are ended and count as failures. From `memory_retire_share` of the limit on, a
+  replica is replaced, the new one first.
 - A failing entity that never answered fails its update, at once and with its last log lines. One
-  that has answered before is restarted after 0.1 s, doubling to 30 s; 60 s of good work reset this.
+  that has answered before is restarted after 0.1 s, doubling to 30 s, less the time that it had
+  worked; 60 s of good work reset this. One that could not even load is started without a zygote.
 - The number of replicas lies between those of the minimum and the maximum concurrency: one more
   when requests waited for `scale_out_seconds`, one fewer when the rest had room for all for
   `scale_in_seconds`, none after `zero_seconds` without a request where that is allowed, and one
@@ -41,6 +43,7 @@ class Limits:
     deployment_seconds: float = 1800
     zero_seconds: float = 1800
     freeze_seconds: float = 10
+    predict_seconds: float = 300
     settle_seconds: float = 1
     first_backoff_seconds: float = 0.1
     longest_backoff_seconds: float = 30
@@ -87,8 +90,9 @@ class Replica:
 
     `alive`: its process runs; `found_dead`: it did not when this controller first looked.
     `answered`: a probe was answered. `seconds`: time in its present state. `silent_seconds`: since
-    it last answered or used the processor. `memory_share`: of its limit; `memory_share_at_ready`:
-    the same when it became READY. `last_lines`: end of its log, filled in when it is dead.
+    it last answered or used the processor. `predicting_seconds`: since its model was called.
+    `memory_share`: of its limit; `memory_share_at_ready`: the same when it became READY.
+    `last_lines`: end of its log, filled in when it is dead.
     """
 
     id: str
@@ -100,6 +104,7 @@ class Replica:
     answered: bool = False
     seconds: float = 0
     silent_seconds: float = 0
+    predicting_seconds: float = 0
     memory_share: float = 0
     memory_share_at_ready: float = 0
     last_lines: str = ""
@@ -145,7 +150,8 @@ class Memory:
     """What is remembered of an entity from turn to turn; times are the `now` of reconcile.
 
     `proven`: a replica has answered. `awake`: it may not sleep at zero now. `extra`: replicas
-    beyond the minimum that demand asked for. `failed`: why its update cannot succeed.
+    beyond the minimum that demand asked for. `stillborn`: the last start ended before an answer.
+    `failed`: why its update cannot succeed.
     """
 
     proven: bool = False
@@ -157,6 +163,7 @@ class Memory:
     spare_since: float | None = None
     failures: int = 0
     retry_at: float = 0
+    stillborn: bool = False
     trouble: str = ""
     failed: str | None = None
 
@@ -342,7 +349,7 @@ class _Turn:
         if trouble is not None:
             self.steps.append(Stop(replica.id, finish=False, reason=trouble))
             blameless = replica.found_dead or replica.state == DRAINING
-            return memory if blameless else self._failed(memory, trouble)
+            return memory if blameless else self._failed(memory, trouble, replica)
         if replica.state == DRAINING:
             if replica.seconds >= self.limits.settle_seconds:
                 self.steps.append(Stop(replica.id, finish=True, reason="drained"))
@@ -352,7 +359,9 @@ class _Turn:
             return memory
         if replica.state == STARTING:
             self.steps.append(Admit(replica.id))
-            memory = dataclasses.replace(memory, proven=True, busy_at=self.now, trouble="")
+            memory = dataclasses.replace(
+                memory, proven=True, busy_at=self.now, trouble="", stillborn=False
+            )
         elif replica.seconds >= self.limits.good_work_seconds:
             memory = dataclasses.replace(memory, failures=0, trouble="")
         grown = replica.memory_share - replica.memory_share_at_ready
@@ -373,16 +382,21 @@ class _Turn:
                 return f"The model did not answer within {limit:g} s of its start."
         if replica.state == READY and replica.silent_seconds >= self.limits.freeze_seconds:
             return f"The model's process was frozen for {self.limits.freeze_seconds:g} s."
+        if replica.predicting_seconds >= self.limits.predict_seconds:
+            return f"The model did not return within {self.limits.predict_seconds:g} s."
         if replica.memory_share >= 1:
             return "The model's process used more memory than its workload_type has."
         return None
 
-    def _failed(self, memory: Memory, trouble: str) -> Memory:
+    def _failed(self, memory: Memory, trouble: str, replica: Replica | None = None) -> Memory:
         failures = memory.failures + 1
+        worked = replica.seconds if replica is not None and replica.state == READY else 0.0
+        wait = backoff_seconds(failures, self.limits) - worked
         return dataclasses.replace(
             memory,
             failures=failures,
-            retry_at=self.now + backoff_seconds(failures, self.limits),
+            retry_at=self.now + max(wait, self.limits.first_backoff_seconds),
+            stillborn=replica is not None and replica.state == STARTING,
             trouble=trouble,
             failed=None if memory.proven else trouble,
         )
@@ -451,8 +465,7 @@ class _Turn:
             if memory.proven:
                 self.steps.append(Prepare(endpoint.id, entity.id))
         elif self.preparation.stage == "ready":
-            fresh = memory.failures > 0
-            start = Start(endpoint.id, entity.id, entity.replica_concurrency, fresh)
+            start = Start(endpoint.id, entity.id, entity.replica_concurrency, memory.stillborn)
             self.steps.extend([start] * missing)
         return memory
 

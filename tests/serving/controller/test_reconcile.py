@@ -188,7 +188,7 @@ def test_what_a_failed_update_started_is_ended_at_once():
 def test_a_crashed_replica_is_restarted_with_doubling_back_off():
     waits, memory, now = [], {"e1": PROVEN}, 1000.0
     for _ in range(11):
-        dead = replica(alive=False, last_lines="Killed")
+        dead = replica(alive=False, last_lines="Killed", seconds=0.0)
         made = plan([endpoint(active=[entity()])], [dead], memory, now)
         assert of(Start, made) == []
         assert state(made).deployment == "DEPLOYMENT_RECOVERING"
@@ -197,9 +197,26 @@ def test_a_crashed_replica_is_restarted_with_doubling_back_off():
         early = plan([endpoint(active=[entity()])], [], made.memory, retry - 0.01)
         assert of(Start, early) == []
         again = plan([endpoint(active=[entity()])], [], made.memory, retry)
-        assert of(Start, again) == [Start("ep", "e1", 4, fresh=True)]
+        assert of(Start, again) == [Start("ep", "e1", 4)]
         memory, now = again.memory, retry
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+
+
+def test_time_that_a_replica_worked_is_taken_off_its_wait():
+    tired = {"e1": dataclasses.replace(PROVEN, failures=4)}
+    dead = replica(alive=False, last_lines="Killed", seconds=10.0)
+    made = plan([endpoint(active=[entity()])], [dead], tired)
+    assert made.memory["e1"].retry_at == 1000.1
+
+
+def test_a_replica_that_could_not_load_is_tried_without_a_zygote_until_one_answers():
+    stillborn = replica(state="STARTING", alive=False, last_lines="boom")
+    made = plan([endpoint(active=[entity()])], [stillborn], {"e1": PROVEN})
+    again = plan([endpoint(active=[entity()])], [], made.memory, 1001.0)
+    assert of(Start, again) == [Start("ep", "e1", 4, fresh=True)]
+    answered = [replica(state="STARTING", answered=True)]
+    made = plan([endpoint(active=[entity()])], answered, made.memory)
+    assert not made.memory["e1"].stillborn
 
 
 def test_good_work_resets_the_back_off():
@@ -215,6 +232,14 @@ def test_a_frozen_replica_is_ended_and_counts_as_a_failure():
     made = plan([endpoint(active=[entity()])], [frozen], {"e1": PROVEN})
     assert of(Stop, made)[0].finish is False
     assert made.memory["e1"].failures == 1
+
+
+def test_a_replica_whose_model_does_not_return_is_ended():
+    busy = replica(predicting_seconds=LIMITS.predict_seconds - 1, silent_seconds=0)
+    assert of(Stop, plan([endpoint(active=[entity()])], [busy], {"e1": PROVEN})) == []
+    stuck = dataclasses.replace(busy, predicting_seconds=LIMITS.predict_seconds)
+    made = plan([endpoint(active=[entity()])], [stuck], {"e1": PROVEN})
+    assert "did not return" in of(Stop, made)[0].reason
 
 
 def test_a_replica_over_its_memory_is_ended():

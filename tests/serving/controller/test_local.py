@@ -1,0 +1,152 @@
+"""Replicas as processes: started, asked, stopped. Real workers, a real zygote."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from capture.settings import Settings
+from serving import processes
+from serving.controller import local, replicas
+
+ENTITY = "e" * 32
+
+
+@pytest.fixture
+def settings(tmp_path):
+    made = Settings(data_dir=tmp_path)
+    made.run_dir.mkdir()
+    return made
+
+
+@pytest.fixture
+def backend(settings):
+    made = local.Local(settings)
+    yield made
+    made.close()
+
+
+def order(settings, folder, replica_id="0123456789ab", fresh=False, **variables):
+    log = local.log_path(settings, "numbers", "double", replica_id)
+    spec = {
+        "endpoint": "numbers",
+        "entity": "double",
+        "served_entity_id": ENTITY,
+        "socket": str(settings.run_dir / f"w-{replica_id}.sock"),
+        "model_path": str(folder),
+        "feature_spec": None,
+        "snapshots_dir": str(settings.snapshots_dir),
+        "batch": None,
+        "max_batch": 64,
+        "log": str(log),
+    }
+    return local.Order(replica_id, sys.executable, spec, variables, log, fresh)
+
+
+async def answered(process, ordered):
+    """Ask until the replica answers; gives its report."""
+    ready = asyncio.Event()
+    pulse = replicas.Pulse(process, ordered.spec["socket"], ENTITY)
+    task = asyncio.create_task(replicas.follow(pulse, ready.set))
+    try:
+        async with asyncio.timeout(120):
+            await ready.wait()
+    finally:
+        task.cancel()
+    return pulse
+
+
+def test_a_replica_starts_with_and_without_a_zygote_answers_and_ends(
+    backend, settings, models, eventually
+):
+    folder = models.folders["1"]
+
+    async def both():
+        forked = order(settings, folder)
+        plain = order(settings, folder, "ba9876543210", fresh=True)
+        backend.warm()
+        for ordered in (forked, plain):
+            process = await backend.start(ordered)
+            pulse = await answered(process, ordered)
+            assert pulse.report["entity"] == "double"
+            assert processes.alive(process)
+            assert backend.adopt(ordered.spec["socket"]) == process
+            yield process
+
+    async def run():
+        return [process async for process in both()]
+
+    forked, plain = asyncio.run(run())
+    for process in (forked, plain):
+        backend.stop(process, 60, now=0)
+        backend.expire(now=1)
+        eventually(lambda process=process: not processes.alive(process))
+    backend.remove_files("0123456789ab")
+    assert not list(settings.run_dir.glob("w-0123456789ab.*"))
+
+
+def test_a_replica_sees_its_own_variables_and_none_of_the_servers(
+    backend, settings, models, monkeypatch, eventually
+):
+    monkeypatch.setenv("INFERLAKE_ADMIN_TOKEN", "top-secret-token")
+    ordered = order(settings, models.folders["1"], fresh=True, GREETING="hello")
+    process = asyncio.run(backend.start(ordered))
+    seen = Path(f"/proc/{process.pid}/environ")
+    eventually(lambda: b"GREETING=hello" in seen.read_bytes())
+    assert b"top-secret-token" not in seen.read_bytes()
+    backend.stop(process, 0, now=0)
+    backend.expire(now=1)
+    eventually(lambda: not processes.alive(process))
+
+
+def test_a_model_that_raises_ends_its_process_and_leaves_its_words(
+    backend, settings, models, eventually
+):
+    ordered = order(settings, models.folders["2"], fresh=True)
+    process = asyncio.run(backend.start(ordered))
+    eventually(lambda: not processes.alive(process))
+    assert "RuntimeError: the weights are missing" in local.tail(ordered.log)
+
+
+def test_what_does_not_end_in_time_is_killed_with_its_group(backend, settings, models, eventually):
+    ordered = order(settings, models.folders["3"], fresh=True)
+    process = asyncio.run(backend.start(ordered))
+    processes.signal_group(process, signal.SIGSTOP)
+    backend.stop(process, 10, now=0)
+    backend.expire(now=9)
+    assert processes.alive(process)
+    backend.stop(process, 100, now=9)
+    backend.expire(now=11)
+    eventually(lambda: not processes.alive(process))
+    eventually(lambda: not processes.members(process.pid))
+
+
+def test_an_interpreter_that_is_not_there_is_told(backend, settings, models):
+    ordered = order(settings, models.folders["1"])
+    gone = local.Order("1" * 12, "/nowhere/python", ordered.spec, {}, ordered.log, False)
+    with pytest.raises(local.StartFailed, match="No such file"):
+        asyncio.run(backend.start(gone))
+
+
+def test_the_end_of_a_log_is_short_and_whole_lines(tmp_path):
+    path = tmp_path / "log"
+    assert local.tail(path) == ""
+    path.write_text("".join(f"line {i}\n\n" for i in range(1000)))
+    assert local.tail(path).splitlines() == [f"line {i}" for i in range(985, 1000)]
+    path.write_text("x" * 10_000)
+    assert len(local.tail(path)) == local.TAIL_CHARACTERS
+
+
+def test_a_log_is_kept_by_size_and_its_writer_goes_on(tmp_path):
+    path = tmp_path / "log"
+    with path.open("ab") as writer:
+        writer.write(b"old line\n" * (local.LOG_BYTES // 9 + 1))
+        writer.flush()
+        local.trim(path)
+        writer.write(b"new line\n")
+    assert path.stat().st_size <= local.LOG_KEPT_BYTES + 9
+    text = path.read_bytes()
+    assert text.startswith(b"old line\n")
+    assert text.endswith(b"old line\nnew line\n")

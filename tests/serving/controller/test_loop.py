@@ -1,0 +1,339 @@
+"""The controller as a process beside a real database and real models: what it makes of a
+configuration, of crashes, and of its own end."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from capture import database, names
+from capture.settings import Settings
+from serving import processes, state, wire
+
+
+class House:
+    """A data directory with a controller."""
+
+    def __init__(self, place, models, **changes):
+        self.settings = Settings(data_dir=place, mlflow_tracking_uri=models.uri, **changes)
+        self.changes = changes
+        database.migrate(self.settings)
+        self.engine = database.open_engine(self.settings)
+        self.process = None
+
+    def start(self, stop_workers=True):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
+        chosen = {f"INFERLAKE_{k.upper()}": str(v) for k, v in self.changes.items()}
+        env = {
+            **clean,
+            **chosen,
+            "INFERLAKE_DATA_DIR": str(self.settings.data_dir),
+            "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
+            "INFERLAKE_STOP_WORKERS": "1" if stop_workers else "0",
+        }
+        with (self.settings.data_dir / "controller.log").open("ab") as out:
+            command = [sys.executable, "-m", "serving.controller"]
+            self.process = subprocess.Popen(command, env=env, stderr=out)
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def close(self):
+        for replica in self.replicas():
+            if replica.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(replica.pid, signal.SIGKILL)
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.engine.dispose()
+
+    def knock(self):
+        path = str(self.settings.run_dir / "controller.sock")
+        knocker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with knocker, contextlib.suppress(OSError):
+            knocker.sendto(b"look", path)
+
+    def create(self, name):
+        now_ms = time.time_ns() // 1_000_000
+        row = state.Endpoint(
+            id=names.new_id(),
+            name=name,
+            creator="admin",
+            description=None,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+            active_version=None,
+            pending_version=None,
+            config_update=state.NOT_UPDATING,
+            update_message=None,
+            update_started_ms=None,
+            stopped=False,
+            tags=[],
+            ai_gateway=None,
+            rate_limits=None,
+            email_notifications=None,
+            telemetry_config=None,
+            route_optimized=False,
+            budget_policy_id=None,
+            row_version=1,
+        )
+        with database.transaction(self.engine) as connection:
+            state.insert_endpoint(connection, row)
+
+    def configure(self, name, *entities):
+        shares = [100, *[0] * (len(entities) - 1)]
+        routes = [
+            {
+                "served_model_name": each["name"],
+                "served_entity_name": each["name"],
+                "traffic_percentage": share,
+            }
+            for each, share in zip(entities, shares, strict=True)
+        ]
+        config = {
+            "served_entities": list(entities),
+            "traffic_config": {"routes": routes, "sticky": None},
+            "auto_capture_config": None,
+        }
+        with database.transaction(self.engine) as connection:
+            state.accept_configuration(
+                connection,
+                state.endpoint(connection, name),
+                config,
+                created_by="admin",
+                reason=None,
+                origin="user",
+                at_once=False,
+                now_ms=time.time_ns() // 1_000_000,
+            )
+        self.knock()
+
+    def delete(self, name):
+        with database.transaction(self.engine) as connection:
+            state.delete_endpoint(connection, state.endpoint(connection, name))
+        self.knock()
+
+    def demand(self, entity, waiting):
+        wanted = state.Demand(entity["id"], "gateway-1", waiting, 0, time.time_ns() // 1_000_000)
+        with database.transaction(self.engine) as connection:
+            state.set_demand(connection, [wanted])
+        self.knock()
+
+    def endpoint(self, name):
+        with database.reading(self.engine) as connection:
+            return state.endpoint(connection, name)
+
+    def said(self, entity):
+        with database.reading(self.engine) as connection:
+            return state.states_of(connection)[entity["id"]]
+
+    def replicas(self, entity=None, only=None):
+        with database.reading(self.engine) as connection:
+            found = state.all_replicas(connection)
+        return [
+            each
+            for each in found
+            if (entity is None or each.served_entity_id == entity["id"])
+            and (only is None or each.state == only)
+        ]
+
+
+def entity(name, version, **changes):
+    return {
+        "id": names.new_id(),
+        "name": name,
+        "entity_name": "double",
+        "entity_version": version,
+        "workload_type": "CPU",
+        "workload_size": "Small",
+        "scale_to_zero_enabled": False,
+        **changes,
+    }
+
+
+def asked(replica, x):
+    """One prediction of a replica over its socket."""
+    body = json.dumps({"dataframe_records": [{"x": x}]}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(replica.socket)
+        connection.sendall(wire.pack_request(1, body))
+        frames = wire.answer_reader()
+        while True:
+            found = frames.feed(connection.recv(65_536))
+            if found:
+                return round(json.loads(found[0].body)["predictions"][0], 6)
+
+
+@pytest.fixture(scope="module")
+def running(models, tmp_path_factory):
+    house = House(tmp_path_factory.mktemp("c"), models, scale_to_zero_after_seconds=0.5)
+    house.start()
+    yield house
+    house.close()
+
+
+def serve(house, eventually, name, *entities):
+    """An endpoint with these entities, once it answers."""
+    house.create(name)
+    house.configure(name, *entities)
+    eventually(lambda: house.endpoint(name).config_update == state.NOT_UPDATING)
+
+
+def test_a_new_endpoint_answers_before_it_is_said_to(running, eventually):
+    one = entity("one", "1")
+    serve(running, eventually, "first", one)
+    (replica,) = running.replicas(one)
+    assert replica.state == "READY"
+    assert asked(replica, 21.0) == 42.0
+    assert running.said(one).deployment == "DEPLOYMENT_READY"
+    assert running.endpoint("first").active_version == 1
+    log = running.settings.logs_dir / "first" / "one" / f"replica-{replica.id}.log"
+    assert log.is_file()
+
+
+def test_an_update_takes_over_and_the_old_replica_ends(running, eventually):
+    old, new = entity("old", "1"), entity("new", "4")
+    serve(running, eventually, "update", old)
+    running.configure("update", new)
+    eventually(lambda: running.endpoint("update").active_version == 2)
+    (replica,) = running.replicas(new)
+    assert asked(replica, 1.0) == 0.0
+    eventually(lambda: not running.replicas(old))
+
+
+def test_a_change_of_traffic_keeps_every_process(running, eventually):
+    one, two = entity("one", "1"), entity("two", "4")
+    serve(running, eventually, "traffic", one, two)
+    before = {each.pid for each in running.replicas(one) + running.replicas(two)}
+    running.configure("traffic", two, one)
+    eventually(lambda: running.endpoint("traffic").active_version == 2)
+    after = {each.pid for each in running.replicas(one) + running.replicas(two)}
+    assert (len(after), before) == (2, after)
+
+
+def test_a_model_that_raises_fails_the_update_with_its_words_and_the_old_one_serves(
+    running, eventually
+):
+    good, bad = entity("good", "1"), entity("bad", "2")
+    serve(running, eventually, "broken", good)
+    (before,) = running.replicas(good)
+    running.configure("broken", bad)
+    eventually(lambda: running.endpoint("broken").config_update == state.UPDATE_FAILED)
+    found = running.endpoint("broken")
+    assert "RuntimeError: the weights are missing" in found.update_message
+    assert found.active_version == 1
+    assert running.said(bad).deployment == "DEPLOYMENT_FAILED"
+    eventually(lambda: not running.replicas(bad))
+    assert running.replicas(good) == [before]
+    assert asked(before, 3.0) == 6.0
+    better = entity("better", "4")
+    running.configure("broken", better)
+    eventually(lambda: running.endpoint("broken").active_version == 3)
+
+
+def test_a_model_that_is_not_there_fails_the_update(running, eventually):
+    missing = entity("missing", "99")
+    running.create("nowhere")
+    running.configure("nowhere", missing)
+    eventually(lambda: running.endpoint("nowhere").config_update == state.UPDATE_FAILED)
+    assert "does not exist" in running.endpoint("nowhere").update_message
+
+
+def test_an_endpoint_whose_model_hangs_can_be_deleted(running, eventually):
+    stuck = entity("stuck", "3")
+    running.create("hanging")
+    running.configure("hanging", stuck)
+    replica = eventually(lambda: [r for r in running.replicas(stuck) if r.pid])[0]
+    running.delete("hanging")
+    eventually(lambda: not running.replicas(stuck))
+    assert processes.identity(replica.pid) is None
+
+
+def test_a_killed_replica_comes_back(running, eventually):
+    one = entity("one", "1")
+    serve(running, eventually, "killed", one)
+    (before,) = running.replicas(one)
+    os.kill(before.pid, signal.SIGKILL)
+    after = eventually(
+        lambda: [r for r in running.replicas(one, only="READY") if r.id != before.id]
+    )[0]
+    assert asked(after, 5.0) == 10.0
+    assert not [r for r in running.replicas(one) if r.id == before.id]
+
+
+def test_a_frozen_replica_is_found_and_replaced(running, eventually):
+    one = entity("one", "1")
+    serve(running, eventually, "frozen", one)
+    (before,) = running.replicas(one)
+    os.kill(before.pid, signal.SIGSTOP)
+    after = eventually(
+        lambda: [r for r in running.replicas(one, only="READY") if r.id != before.id]
+    )[0]
+    assert asked(after, 5.0) == 10.0
+    eventually(lambda: processes.identity(before.pid) is None)
+
+
+def test_an_idle_entity_sleeps_and_waiting_requests_wake_one_replica(running, eventually):
+    lazy = entity("lazy", "1", scale_to_zero_enabled=True)
+    serve(running, eventually, "sleepy", lazy)
+    eventually(lambda: not running.replicas(lazy))
+    assert running.said(lazy).message == "Scaled to zero"
+    running.demand(lazy, waiting=200)
+    (replica,) = eventually(lambda: running.replicas(lazy, only="READY"))
+    assert asked(replica, 2.0) == 4.0
+    running.demand(lazy, waiting=0)
+    eventually(lambda: not running.replicas(lazy))
+
+
+def test_a_model_over_its_memory_is_not_let_in(models, tmp_path, eventually):
+    house = House(tmp_path, models, worker_memory_bytes=50 << 20)
+    try:
+        house.start()
+        large = entity("large", "1")
+        house.create("large")
+        house.configure("large", large)
+        eventually(lambda: house.endpoint("large").config_update == state.UPDATE_FAILED)
+        assert "more memory" in house.endpoint("large").update_message
+        eventually(lambda: not house.replicas())
+        assert house.end() == 0
+    finally:
+        house.close()
+
+
+def test_replicas_survive_the_controller_and_are_adopted(models, tmp_path, eventually):
+    house = House(tmp_path, models)
+    try:
+        house.start(stop_workers=False)
+        one, two = entity("one", "1"), entity("two", "4")
+        serve(house, eventually, "lasting", one)
+        before = house.replicas()
+        assert house.end(signal.SIGKILL) == -signal.SIGKILL
+        assert asked(before[0], 4.0) == 8.0
+        house.start(stop_workers=False)
+        house.configure("lasting", one, two)
+        eventually(lambda: house.endpoint("lasting").active_version == 2)
+        assert [(r.id, r.pid) for r in house.replicas(one)] == [(before[0].id, before[0].pid)]
+        assert house.end() == 0
+        kept = house.replicas()
+        assert len(kept) == 2
+        assert all(processes.identity(each.pid) for each in kept)
+        os.kill(kept[0].pid, signal.SIGKILL)
+        house.start(stop_workers=True)
+        eventually(lambda: kept[0].pid not in {r.pid for r in house.replicas(one, only="READY")})
+        eventually(lambda: house.replicas(one, only="READY"))
+        last = house.replicas()
+        assert house.end() == 0
+        assert house.replicas() == []
+        assert not any(processes.identity(each.pid) for each in last)
+        assert not list(house.settings.run_dir.glob("*.sock"))
+    finally:
+        house.close()

@@ -35,6 +35,7 @@ import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 
 from capture import errors, logline, names
@@ -49,20 +50,15 @@ CREATED_WITH = {
     "delta.logRetentionDuration": "interval 1 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
-# Dictionary encoding pays for these alone; ids and payloads would only fill a dictionary first.
-LOW_CARDINALITY = frozenset(
+# Text of which every row has its own: a dictionary would only fill up first.
+HIGH_CARDINALITY = frozenset(
     {
-        "served_entity_id",
-        "requester",
-        "endpoint_id",
-        "served_entity_name",
-        "model_name",
-        "model_version",
-        "route_split",
-        "error_source",
-        "request_encoding",
-        "content_type",
-        "label",
+        "databricks_request_id",
+        "client_request_id",
+        "request",
+        "response",
+        "looked_up",
+        "unit_id",
     }
 )
 NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
@@ -215,17 +211,21 @@ def write_file(
     target = path / relative
     _made(target.parent)
     measured = layout.measured
-    pq.write_table(
-        rows.select(layout.file_schema.names),
-        target,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=ROW_GROUP_ROWS,
-        use_dictionary=[c for c in layout.dictionary_columns if c not in layout.partition_by],
-        write_statistics=measured,
-    )
-    sync(target)
-    sync(target.parent)
+    try:
+        pq.write_table(
+            rows.select(layout.file_schema.names),
+            target,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=ROW_GROUP_ROWS,
+            use_dictionary=[c for c in layout.dictionary_columns if c not in layout.partition_by],
+            write_statistics=measured,
+        )
+        sync(target)
+        sync(target.parent)
+    except BaseException:  # on a full disk its bytes are needed
+        target.unlink(missing_ok=True)
+        raise
     return AddAction(
         path=relative,
         size=target.stat().st_size,
@@ -376,6 +376,7 @@ class Table:
 
     def commit(self, rows: pa.Table, transactions: Mapping[str, int]) -> int:
         """Append rows that `is_committed` denied for each of these transactions, in one commit."""
+        adds: list[AddAction] = []
         try:
             handle = self._loaded()
             before = handle.version()
@@ -384,9 +385,26 @@ class Table:
             commit_version = self._confirmed(handle, before, transactions)
         except BaseException:
             self.forget()
+            self._take_back(adds, transactions)
             raise
         self._rows += len(rows)
         return commit_version
+
+    def _take_back(self, adds: list[AddAction], transactions: Mapping[str, int]) -> None:
+        """Delete files whose commit failed, once the log says that it is not there."""
+        if not adds:
+            return
+        try:
+            handle = deltalake.DeltaTable(self.path)
+        except DeltaError as error:
+            log.warning("files_left_behind", table=self.path.name, error=str(error))
+            return
+        for app_id, version in transactions.items():
+            seen = handle.transaction_version(app_id)
+            if seen is not None and seen >= version:
+                return
+        for add in adds:
+            (self.path / add.path).unlink(missing_ok=True)
 
     def _write(self, rows: pa.Table) -> list[AddAction]:
         conformed = _conformed(rows, self.layout.schema)
@@ -469,7 +487,8 @@ def open_or_create(
 
     Columns of `schema` that an existing table lacks are added, as nullable ones; columns that only
     the table has stay. time_column: the order of rows in a file; default: the first timestamp.
-    dictionary_columns: text of few different values. Raises InvalidParameter if a type differs.
+    dictionary_columns: text of few different values; default: all but ids and payloads. Raises
+    InvalidParameter if a type differs.
     """
     by = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by)
     mend(path)
@@ -477,12 +496,27 @@ def open_or_create(
         _create(path, schema, by, {**CREATED_WITH, **(configuration or {})})
     handle = deltalake.DeltaTable(path)
     known = _widened(path, handle, schema)
-    times = [field.name for field in known if pa.types.is_timestamp(field.type)]
+    return Table(path, _layout(known, handle, time_column, dictionary_columns))
+
+
+def layout_of(handle: deltalake.DeltaTable) -> Layout:
+    """How a table's rows become files, where nobody said more."""
+    return _layout(pa.schema(handle.schema().to_arrow()), handle, None, None)
+
+
+def _layout(
+    schema: pa.Schema,
+    handle: deltalake.DeltaTable,
+    time_column: str | None,
+    dictionary_columns: Collection[str] | None,
+) -> Layout:
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     if dictionary_columns is None:
-        dictionary_columns = LOW_CARDINALITY
-    encoded = tuple(name for name in known.names if name in dictionary_columns)
+        texts = (field.name for field in schema if pa.types.is_string(field.type))
+        dictionary_columns = frozenset(texts) - HIGH_CARDINALITY
+    encoded = tuple(name for name in schema.names if name in dictionary_columns)
     order = time_column or (times[0] if times else None)
-    return Table(path, Layout(known, tuple(handle.metadata().partition_columns), order, encoded))
+    return Layout(schema, tuple(handle.metadata().partition_columns), order, encoded)
 
 
 def _create(

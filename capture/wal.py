@@ -38,6 +38,8 @@ from capture import blocks, errors, logline
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
+SWEEP_SECONDS = 5.0
+SWEEP_SEGMENTS = 256
 MAX_BLOCK_BYTES = 256 << 20  # a larger group is halved: a segment must stay well below 2 GiB
 ABANDONED_SECONDS = 3600  # a folder that was never finished is swept away after this long
 OWNER_LOCK = "owner.lock"
@@ -101,6 +103,7 @@ class Log:
         self._own: deque[tuple[Path, int]] = deque()
         self._left: deque[tuple[Path, int]] = deque()
         self._waiting_bytes = 0
+        self._swept_at = time.monotonic()
         self._jobs: queue.SimpleQueue[tuple[_Segment, bool] | None] = queue.SimpleQueue()
         self._syncer: threading.Thread | None = None
         try:
@@ -165,6 +168,9 @@ class Log:
                 self._jobs.put((segment, False))
         for waiting in (self._own, self._left):
             self._forget_taken(waiting)
+        if now - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = now
+            self._forget_taken_out_of_order()
 
     def close(self) -> None:
         """Seal what is open, sync it, let the committer have everything."""
@@ -344,12 +350,21 @@ class Log:
                     self._waiting_bytes += size
 
     def _forget_taken(self, waiting: deque[tuple[Path, int]]) -> None:
-        while waiting:
-            path, size = waiting[0]
-            if path.with_suffix(".seg").exists() or path.exists():
-                return
-            waiting.popleft()
-            self._waiting_bytes -= size
+        while waiting and not _is_there(waiting[0][0]):
+            self._waiting_bytes -= waiting.popleft()[1]
+
+    def _forget_taken_out_of_order(self) -> None:
+        # A segment stays when one of its tables cannot be written; those behind it go all the same.
+        for waiting in (self._own, self._left):
+            looked_at = [waiting.popleft() for _ in range(min(SWEEP_SEGMENTS, len(waiting)))]
+            kept = [found for found in looked_at if _is_there(found[0])]
+            self._waiting_bytes -= sum(size for _, size in looked_at)
+            self._waiting_bytes += sum(size for _, size in kept)
+            waiting.extendleft(reversed(kept))
+
+
+def _is_there(path: Path) -> bool:
+    return path.with_suffix(".seg").exists() or path.exists()
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

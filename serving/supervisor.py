@@ -70,9 +70,7 @@ def run(settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = T
     """Be the supervisor until a signal comes; gives the exit code. Raises UpFailed.
 
     Call it in the main thread of a process of its own: it takes over signals and orphans."""
-    with _claimed(settings) as claimed, contextlib.closing(_Signals()) as signals:
-        if dashboard and claimed.dashboard_port == claimed.port:
-            raise UpFailed(f"Port {claimed.port} cannot be both the API's and the dashboard's.")
+    with _claimed(settings, dashboard) as claimed, contextlib.closing(_Signals()) as signals:
         database.migrate(claimed)
         processes.become_subreaper()
         house = _House(claimed, dashboard, signals)
@@ -91,7 +89,7 @@ def run(settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = T
 
 
 @contextlib.contextmanager
-def _claimed(settings: Settings) -> Iterator[Settings]:
+def _claimed(settings: Settings, dashboard: bool) -> Iterator[Settings]:
     """Hold the data directory for this process; gives settings with nothing left to choose."""
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     longest = len(os.fsencode(settings.run_dir / f"w-{'0' * 12}.sock"))
@@ -112,12 +110,22 @@ def _claimed(settings: Settings) -> Iterator[Settings]:
             stale.unlink()
         yield settings.model_copy(
             update={
-                "port": _free_port(settings.host, settings.port, "--port"),
-                "dashboard_port": settings.dashboard_port,
+                **_ports(settings, dashboard),
                 "admin_token": SecretStr(_admin_token(settings)),
                 "service_token": SecretStr(secrets.token_urlsafe(32)),
             }
         )
+
+
+def _ports(settings: Settings, dashboard: bool) -> dict[str, int]:
+    """The ports to use, each free just now. Raises UpFailed."""
+    port = _free_port(settings.host, settings.port, "--port")
+    if not dashboard:
+        return {"port": port}
+    if settings.dashboard_port == port:
+        raise UpFailed(f"Port {port} cannot be both the API's and the dashboard's.")
+    pages = _free_port(settings.host, settings.dashboard_port, "--dashboard-port")
+    return {"port": port, "dashboard_port": pages}
 
 
 def _make(folder: Path) -> None:
@@ -266,8 +274,6 @@ class _House:
     def __init__(self, settings: Settings, dashboard: bool, signals: _Signals) -> None:
         self.settings, self.signals = settings, signals
         chosen = [name for name in MODULES if dashboard or name != DASHBOARD]
-        if dashboard:
-            _free_port(settings.host, settings.dashboard_port, "--dashboard-port")
         self.children = {name: _Child(name, _environment(settings, name)) for name in chosen}
         for token in (settings.admin_token, settings.service_token):
             if token is not None:
@@ -438,21 +444,26 @@ def _names_pid(path: Path, pid: int) -> bool:
 
 
 def _pump(stream: IO[bytes], path: Path, last_lines: deque[str]) -> None:
-    """Copy a child's lines to its log, and its log events to ours."""
+    """Copy a child's lines to its log, and its log events to ours, until it ends."""
     with stream:
-        file = path.open("ab")
         for line in stream:
             last_lines.append(line.decode(errors="replace").rstrip())
-            if file.tell() > LOG_BYTES:
-                file.close()
-                path.replace(path.with_suffix(".log.1"))
-                file = path.open("ab")
-            file.write(line)
-            file.flush()
+            # A full disk or a closed terminal costs lines; a pipe that nobody empties would stop
+            # the child at its next word.
+            with contextlib.suppress(OSError):
+                _append(path, line)
             if line.startswith(b"{"):
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
-        file.close()
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.buffer.write(line)
+                    sys.stderr.buffer.flush()
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(line)
+        full = file.tell() > LOG_BYTES
+    if full:
+        path.replace(path.with_suffix(".log.1"))
 
 
 # --- for programs ---------------------------------------------------------------------------------
@@ -472,12 +483,12 @@ class Running:
     def __init__(
         self, settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = True
     ) -> None:
-        update: dict[str, Any] = {"data_dir": settings.data_dir.absolute()}
-        if settings.port == 0:
-            update["port"] = _free_port(settings.host, 0, "--port")
-        if dashboard and settings.dashboard_port == 0:
-            update["dashboard_port"] = _free_port(settings.host, 0, "--dashboard-port")
-        self.settings = settings.model_copy(update=update)
+        # Ports of 0 are chosen here, for the address must be known on both sides.
+        for name in ("port", "dashboard_port"):
+            if getattr(settings, name) == 0:
+                chosen = _free_port(settings.host, 0, name)
+                settings = settings.model_copy(update={name: chosen})
+        self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
         self._arguments = [] if dashboard else ["--no-dashboard"]
         if dashboard and not wait_for_dashboard:
             self._arguments.append("--dashboard-later")

@@ -180,5 +180,9 @@ class Door:
         try:
             return identify(header, directory, self._admin_hash, self._service_hash, now_ms)
         except errors.PermissionDenied:
-            self._failed.count(address, now)
+            self.failed(address, now)
             raise
+
+    def failed(self, address: str, now: float) -> None:
+        """One more wrong token or code. Raises RequestLimitExceeded over the limit."""
+        self._failed.count(address, now)

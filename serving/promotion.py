@@ -22,6 +22,7 @@ log = logline.logger(__name__)
 
 CHAMPION = "champion"
 Origin = Literal["user", "ramp", "rollback", "recommendation"]
+ORIGINS: tuple[Origin, ...] = ("user", "ramp", "rollback", "recommendation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ class Order:
     author: configuration.Author
     reason: str | None = None
     if_config_version: int | None = None
+
+
+def origin(text: str) -> Origin:
+    """Where a change comes from. Raises InvalidParameter."""
+    for each in ORIGINS:
+        if text == each:
+            return each
+    raise errors.InvalidParameter(f"origin: '{text[:50]}' is not one of {', '.join(ORIGINS)}.")
 
 
 def promote(
@@ -61,7 +70,11 @@ def promote(
 
 
 def rollback(
-    connection: sa.Connection, name: str, to_config_version: int | None, order: Order
+    connection: sa.Connection,
+    name: str,
+    to_config_version: int | None,
+    order: Order,
+    origin: Origin = "rollback",
 ) -> Done:
     """Make an earlier configuration current again, as a new version; default: the one before.
 
@@ -81,7 +94,7 @@ def rollback(
         "served_entities": configuration.identified(entities, active.config, order.author),
     }
     detail = {"to_config_version": target.config_version}
-    return _change(connection, seen, active, config, order, "rolled_back", "rollback", detail)
+    return _change(connection, seen, active, config, order, "rolled_back", origin, detail)
 
 
 def refuse_while_updating(seen: state.Endpoint) -> None:

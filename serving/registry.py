@@ -80,6 +80,16 @@ class Model:
         return {name: kinds.get(name) or typed.get(name, "string") for name in outputs}
 
 
+def sent_columns(model: Model) -> dict[str, tuple[str, bool]]:
+    """Columns that a client sends: name -> (MLflow's name of the type, required)."""
+    looked_up = model.looked_up_columns
+    sent = {c.name: (c.type, c.required) for c in model.inputs if c.name not in looked_up}
+    named = {kind: mlflow for mlflow, kind in reversed(_KINDS.items())}
+    for name, kind in (model.features.request_columns if model.features else {}).items():
+        sent.setdefault(name, (named[kind], True))
+    return sent
+
+
 def find(settings: Settings, name: str, reference: str) -> Model:
     """The model of this name and version (digits) or alias (`@champion`).
 

@@ -525,6 +525,38 @@ def accept_configuration(
     return changed
 
 
+def stop_endpoint(connection: sa.Connection, seen: Endpoint, now_ms: int) -> Endpoint:
+    """Nothing of the endpoint runs any more; an update that runs is cancelled."""
+    updating = seen.config_update == IN_PROGRESS
+    update = UPDATE_CANCELED if updating else seen.config_update
+    return write_endpoint(
+        connection, seen, now_ms, stopped=True, config_update=update, update_started_ms=None
+    )
+
+
+def start_endpoint(connection: sa.Connection, seen: Endpoint, now_ms: int) -> Endpoint:
+    """Let a stopped endpoint run again: an update, to the configuration that was cancelled if none
+    became active before, else to the active one, which the controller completes as any other."""
+    version = seen.active_version or newest_version(connection, seen.id)
+    running = configuration(connection, seen.id, version) if version else None
+    if running is None:
+        return write_endpoint(connection, seen, now_ms, stopped=False, config_update=NOT_UPDATING)
+    for entity in running.config["served_entities"]:
+        set_entity_state(
+            connection, seen.id, entity["id"], "DEPLOYMENT_CREATING", "Waiting to start.", now_ms
+        )
+    return write_endpoint(
+        connection,
+        seen,
+        now_ms,
+        stopped=False,
+        pending_version=version,
+        config_update=IN_PROGRESS,
+        update_message=None,
+        update_started_ms=now_ms,
+    )
+
+
 def complete_update(connection: sa.Connection, endpoint_id: str, version: int, now_ms: int) -> bool:
     """The pending configuration `version` becomes the active one. False: it is not pending."""
     seen = _pending(connection, endpoint_id, version)

@@ -126,8 +126,10 @@ class Layout:
         ]
 
 
-def _conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema, in its order and types. Raises InvalidParameter."""
+def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, in its order and types; missing nullable ones are null.
+
+    Raises InvalidParameter for other columns, and for missing ones that may not be null."""
     if rows.schema.equals(schema):
         return rows
     unknown = [name for name in rows.column_names if name not in schema.names]
@@ -407,8 +409,8 @@ class Table:
             (self.path / add.path).unlink(missing_ok=True)
 
     def _write(self, rows: pa.Table) -> list[AddAction]:
-        conformed = _conformed(rows, self.layout.schema)
-        in_order = sorted_by(conformed, self.layout.time_column)
+        fitting = conformed(rows, self.layout.schema)
+        in_order = sorted_by(fitting, self.layout.time_column)
         parts = _parts(in_order, self.layout.partition_by)
         return [write_file(self.path, self.layout, values, part) for values, part in parts]
 

@@ -1,14 +1,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from capture import blocks, committer, delta, rows, wal
 from capture.settings import Settings
@@ -293,3 +298,80 @@ def test_on_a_full_disk_the_reserve_lets_the_backlog_drain(small_disk: Settings)
     clock.now += committer.LAST_RETRY_SECONDS
     one.turn()
     assert (small_disk.wal_dir / wal.RESERVE).exists()
+
+
+# The process -------------------------------------------------------------------------------------
+
+DEADLINE_SECONDS = 60
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "The condition did not come true in time."
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(settings.data_dir)}
+    process = subprocess.Popen([sys.executable, "-m", "capture"], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(settings: Settings) -> int | None:
+    path = settings.run_dir / "committer.ready"
+    return json.loads(path.read_text())["pid"] if path.exists() else None
+
+
+def ticked(log: wal.Log) -> bool:
+    log.tick()
+    return True
+
+
+def rows_in(settings: Settings, table: str) -> int:
+    path = delta.path_of(settings, table)
+    if not (path / "_delta_log").exists():
+        return 0
+    return pl.scan_delta(str(path)).select(pl.len()).collect().item()
+
+
+def test_the_process_makes_rows_visible_and_unpacks_them(
+    settings: Settings, state: sa.Engine
+) -> None:
+    with running(settings) as process:
+        until(lambda: ready(settings) == process.pid)
+        log = wal.Log(settings.wal_dir, settings)
+        row = payload("a", request='{"dataframe_records": [{"x": 1}]}', response="{}")
+        log.append(TABLE, "payload", [row])
+        until(lambda: ticked(log) and rows_in(settings, TABLE) == 1)
+        until(lambda: rows_in(settings, "main.default.model_unpacked") == 1)
+        log.close()
+
+
+def test_at_sigterm_the_process_commits_what_is_sealed_and_exits_0(settings: Settings) -> None:
+    with running(settings) as process:
+        until(lambda: ready(settings) == process.pid)
+        process.send_signal(signal.SIGSTOP)
+        write(settings, (TABLE, "payload", [payload("a")]))
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(DEADLINE_SECONDS) == 0
+    assert ids(settings, TABLE) == ["a"]
+    assert ready(settings) is None
+
+
+def test_a_second_committer_waits_until_the_first_is_gone(settings: Settings) -> None:
+    with running(settings) as first:
+        until(lambda: ready(settings) == first.pid)
+        with running(settings) as second:
+            write(settings, (TABLE, "payload", [payload("a")]))
+            until(lambda: rows_in(settings, TABLE) == 1)
+            assert ready(settings) == first.pid
+            first.kill()
+            until(lambda: ready(settings) == second.pid)
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(DEADLINE_SECONDS) == 0

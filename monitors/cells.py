@@ -41,6 +41,24 @@ def numbers(series: pl.Series) -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def floats(series: pl.Series) -> pl.Series:
+    """Numbers as Float64; times as microseconds; lists as their length; what is none as null."""
+    dtype = series.dtype
+    if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
+        return instants(series).cast(pl.Float64)
+    if isinstance(dtype, pl.Duration):
+        return series.dt.total_microseconds().cast(pl.Float64)
+    if dtype == pl.Time:
+        return series.cast(pl.Int64).cast(pl.Float64) / 1000
+    if isinstance(dtype, pl.List):
+        return series.list.len().cast(pl.Float64)
+    if isinstance(dtype, pl.Array):
+        return series.arr.len().cast(pl.Float64)
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return series.cast(pl.Float64)
+    return texts(series).cast(pl.Float64, strict=False)
+
+
 def texts(series: pl.Series) -> pl.Series:
     """The values as text: whole numbers without a fraction, booleans as true and false."""
     if series.dtype == pl.String:

@@ -27,14 +27,14 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from capture import blocks, errors, logline
+from capture import blocks, errors, logline, meters
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
@@ -184,6 +184,15 @@ class Log:
         if self._owner is not None:
             os.close(self._owner)
             self._owner = None
+
+    def readings(self) -> Iterator[meters.Reading]:
+        """A source of `meters.registry`."""
+        for (table, kind), count in self.appended.items():
+            yield meters.Reading(meters.LOG_ROWS, count, (table, kind))
+        for table, count in self.dropped.items():
+            yield meters.Reading(meters.LOG_DROPPED, count, (table,))
+        yield meters.Reading(meters.LOG_BYTES, self.appended_bytes)
+        yield meters.Reading(meters.LOG_BACKLOG, self.backlog_bytes)
 
     # -- writing
 

@@ -306,12 +306,13 @@ def _undoing(change: Change, after: int | None) -> Callable[[], None]:
             if after is not None and present != after:
                 frame.say(
                     f"Not undone: configuration {present} is newer than the change. "
-                    "Roll back on the endpoint's page instead."
+                    "Roll back on the endpoint's page instead.",
+                    good=False,
                 )
                 return
             api.change_traffic(frame.client(), api.rollback_path(change.endpoint), body)
         except api.ApiError as error:
-            frame.say(f"Not undone: {error.message}")
+            frame.say(f"Not undone: {error.message}", good=False)
             return
         frame.say(f"Undone. {change.endpoint}: {words.split(change.before)}.")
 

@@ -22,16 +22,16 @@ DEFAULT_RANGE = "all"
 KEYS = ("endpoint", "range", "from", "to", "version")
 
 PAGES = {
-    "": "pages/overview.py",
-    "overview": "pages/overview.py",
-    "alerts": "pages/alerts.py",
-    "endpoints": "pages/endpoints.py",
-    "endpoint": "pages/endpoint.py",
-    "requests": "pages/requests.py",
-    "drift": "pages/drift.py",
-    "quality": "pages/quality.py",
-    "experiment": "pages/experiment.py",
-    "recommendations": "pages/recommendations.py",
+    "": "views/overview.py",
+    "overview": "views/overview.py",
+    "alerts": "views/alerts.py",
+    "endpoints": "views/endpoints.py",
+    "endpoint": "views/endpoint.py",
+    "requests": "views/requests.py",
+    "drift": "views/drift.py",
+    "quality": "views/quality.py",
+    "experiment": "views/experiment.py",
+    "recommendations": "views/recommendations.py",
 }
 STEPS = (10, 30, 60, 300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800)
 MOST_STEPS = 300

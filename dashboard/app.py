@@ -1,4 +1,8 @@
-"""Navigation: one page per question, in groups; every page stands in the same frame."""
+"""Navigation: one page per question, in groups; every page stands in the same frame.
+
+The pages lie in `views`: beside a folder called `pages` Streamlit would serve the first deep link
+after a start from there, without this script and so without sign-in and frame.
+"""
 
 import streamlit as st
 
@@ -13,21 +17,21 @@ st.set_page_config(
 
 GROUPS = {
     "Now": [
-        st.Page("pages/overview.py", title="Overview", icon=":material/home:", default=True),
-        st.Page("pages/alerts.py", title="Alerts", icon=":material/notifications:"),
+        st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
+        st.Page("views/alerts.py", title="Alerts", icon=":material/notifications:"),
     ],
     "Serve": [
-        st.Page("pages/endpoints.py", title="Endpoints", icon=":material/dns:"),
-        st.Page("pages/endpoint.py", title="Endpoint", icon=":material/deployed_code:"),
+        st.Page("views/endpoints.py", title="Endpoints", icon=":material/dns:"),
+        st.Page("views/endpoint.py", title="Endpoint", icon=":material/deployed_code:"),
     ],
     "Watch": [
-        st.Page("pages/requests.py", title="Requests", icon=":material/list_alt:"),
-        st.Page("pages/drift.py", title="Drift", icon=":material/ssid_chart:"),
-        st.Page("pages/quality.py", title="Quality", icon=":material/verified:"),
+        st.Page("views/requests.py", title="Requests", icon=":material/list_alt:"),
+        st.Page("views/drift.py", title="Drift", icon=":material/ssid_chart:"),
+        st.Page("views/quality.py", title="Quality", icon=":material/verified:"),
     ],
     "Decide": [
-        st.Page("pages/experiment.py", title="Experiment", icon=":material/science:"),
-        st.Page("pages/recommendations.py", title="Recommendations", icon=":material/lightbulb:"),
+        st.Page("views/experiment.py", title="Experiment", icon=":material/science:"),
+        st.Page("views/recommendations.py", title="Recommendations", icon=":material/lightbulb:"),
     ],
 }
 

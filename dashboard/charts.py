@@ -200,7 +200,7 @@ def parts(times: Sequence[tuple[str, float]]) -> go.Figure:
             marker={"color": PALETTE[place % len(PALETTE)]},
             hovertemplate=f"{label(name)} %{{x:.3g}} ms<extra></extra>",
         )
-    figure.update_layout(barmode="stack", hovermode="closest")
+    figure.update_layout(barmode="stack", hovermode="closest", legend={"traceorder": "normal"})
     figure.update_layout(margin={"l": 0, "r": 0, "t": 28, "b": 22})
     figure.update_xaxes(ticksuffix=" ms", fixedrange=True)
     figure.update_yaxes(visible=False, fixedrange=True)

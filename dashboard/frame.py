@@ -2,7 +2,7 @@
 (progress, empty, error, denied). An old value is never shown as a current one."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -250,6 +250,27 @@ def _age_words(seconds: float | None, lag: float | None) -> tuple[str, Tint, str
     return f"data {words.duration(seconds)} old", "green", "Age of the newest committed row."
 
 
+# choices that live in the URL
+
+
+def choice(title: str, param: str, options: Sequence[str], default: str, **style: Any) -> str:
+    """A segmented control whose value is the query parameter `param`; the default is left out."""
+    asked = st.query_params.get(param, default)
+    st.session_state[f"url_{param}"] = asked if asked in options else default
+    st.segmented_control(
+        title, options, key=f"url_{param}", on_change=_chose, args=(param, default), **style
+    )
+    return st.session_state[f"url_{param}"] or default
+
+
+def _chose(param: str, default: str) -> None:
+    value = st.session_state[f"url_{param}"]
+    if value and value != default:
+        st.query_params[param] = value
+    elif param in st.query_params:
+        del st.query_params[param]
+
+
 # page and states
 
 
@@ -258,16 +279,20 @@ def page(title: str, question: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.markdown(f"## {words.plain(title)}", width="content")
         st.caption(question, width="content")
-    flash()
+    flash(title)
 
 
-def flash() -> None:
-    """What the last action did, once, with the way back where there is one."""
+def flash(page_title: str) -> None:
+    """What the last action did, with the way back where there is one; gone on the next page."""
     done = st.session_state.get("flash")
     if not done:
         return
+    if done.setdefault("page", page_title) != page_title:
+        _unflash()
+        return
+    sign = ":green[:material/check_circle:]" if done["good"] else ":orange[:material/warning:]"
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(f":green[:material/check_circle:] {words.plain(done['text'])}")
+        st.markdown(f"{sign} {words.plain(done['text'])}", width="content")
         if done.get("undo"):
             st.button("Undo", key="flash_undo", on_click=done["undo"], icon=":material/undo:")
         st.button("Close", key="flash_close", on_click=_unflash, type="tertiary")
@@ -277,9 +302,9 @@ def _unflash() -> None:
     st.session_state.pop("flash", None)
 
 
-def say(text: str, undo: Callable[[], None] | None = None) -> None:
+def say(text: str, undo: Callable[[], None] | None = None, good: bool = True) -> None:
     """Leave a message for the next run of the page."""
-    st.session_state["flash"] = {"text": text, "undo": undo}
+    st.session_state["flash"] = {"text": text, "undo": undo, "good": good}
 
 
 def load(what: str, function: Callable[..., T], *given: Any, absent: Any = NOT_GIVEN) -> T | Any:

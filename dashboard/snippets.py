@@ -4,20 +4,30 @@ import json
 from typing import Any
 
 EXAMPLE = {"dataframe_records": [{"feature_a": 1.0, "feature_b": "text"}]}
+VALUES: dict[str, Any] = {"string": "text", "integer": 1, "boolean": True}
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
 
 
 def example_body(openapi: dict[str, Any], task: str | None) -> dict[str, Any]:
-    """A first query: the example of the endpoint's OpenAPI document, else one by the task."""
+    """A first query with the columns of the endpoint's OpenAPI document, else one by the task."""
     for path in (openapi.get("paths") or {}).values():
         content = ((path.get("post") or {}).get("requestBody") or {}).get("content") or {}
-        media = content.get("application/json") or {}
-        if isinstance(media.get("example"), dict):
-            return media["example"]
-        for named in (media.get("examples") or {}).values():
-            if isinstance(named, dict) and isinstance(named.get("value"), dict):
-                return named["value"]
+        schema = (content.get("application/json") or {}).get("schema") or {}
+        for form in schema.get("oneOf") or []:
+            records = (form.get("properties") or {}).get("dataframe_records") or {}
+            columns = (records.get("items") or {}).get("properties") or {}
+            if columns:
+                row = {name: VALUES.get(_type(column), 1.0) for name, column in columns.items()}
+                return {"dataframe_records": [row]}
     return CHAT if task and "chat" in task else EXAMPLE
+
+
+def _type(column: dict[str, Any]) -> str:
+    """The JSON type of a column; of a nullable one the other type."""
+    kinds = column.get("type")
+    if isinstance(kinds, list):
+        kinds = next((kind for kind in kinds if kind != "null"), None)
+    return str(kinds)
 
 
 def query(url: str, name: str, body: dict[str, Any], task: str | None) -> dict[str, str]:
@@ -25,7 +35,8 @@ def query(url: str, name: str, body: dict[str, Any], task: str | None) -> dict[s
     text = json.dumps(body, indent=2)
     found = {
         "curl": f"curl {url}/serving-endpoints/{name}/invocations \\\n"
-        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" \\\n'
+        '  -H "Content-Type: application/json" \\\n'
         f"  -d '{_shell(text)}'",
         "Databricks SDK": "import os\nfrom databricks.sdk import WorkspaceClient\n"
         f"{_sdk_import(body)}\n"

@@ -55,6 +55,12 @@ REASONS = {
     "undecided": "the interval still holds both answers",
     "lost_to": "another challenger is better",
 }
+STATUSES = {
+    "ok": "within its limits",
+    "drifted": "drifted",
+    "not_enough_data": "not enough rows to judge",
+    "undefined": "cannot be computed",
+}
 ACTIONS = {
     "promote": "Promote",
     "roll_back": "Roll back",
@@ -115,7 +121,7 @@ def duration(seconds: float | None) -> str:
         return f"{max(seconds, 0):.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    if seconds < 7_200:
+    if seconds < 7_200 and seconds != 3_600:
         return f"{seconds / 60:.0f} min"
     if seconds < 172_800:
         return f"{seconds / 3600:.0f} h"
@@ -134,7 +140,9 @@ def ago(value: object, now: datetime) -> str:
 def count(value: object) -> str:
     """A whole number with separators: `14,200`."""
     number = figure(value)
-    return NOTHING if number is None else f"{number:,.0f}"
+    if number is None:
+        return NOTHING
+    return f"{number:,.0f}" if abs(number) < 1e15 else f"{number:.3g}"
 
 
 def several(number: float, thing: str) -> str:
@@ -170,7 +178,7 @@ def signed(value: object, like: float | None = None) -> str:
     if size == 0:
         return "0"
     if size >= 100:
-        return f"{number:+,.0f}"
+        return f"{number:+,.0f}" if size < 1e9 else f"{number:+.3g}"
     return (
         f"{number:+.3f}" if size >= 0.01 else f"{number:+.4f}" if size >= 5e-5 else f"{number:+.1e}"
     )
@@ -188,9 +196,9 @@ def interval(bounds: object) -> str:
 def percent(share: object, digits: int | None = None) -> str:
     """A share 0..1 as a percentage: `62 %`, `0.27 %`."""
     number = figure(share)
-    if number is None:
+    value = None if number is None else figure(number * 100)
+    if value is None:
         return NOTHING
-    value = number * 100
     if digits is None:
         digits = 0 if abs(value) >= 10 or value == 0 else 1 if abs(value) >= 1 else 2
     return f"{value:.{digits}f} %"
@@ -231,12 +239,18 @@ def reason(code: str) -> str:
     return f"{words} ({tail})" if tail else words
 
 
+def status(cell: Mapping[str, Any]) -> str:
+    """The judgement on a column and window in a few words."""
+    given = str(cell.get("status") or "undefined")
+    return STATUSES.get(given, given)
+
+
 def statistic(cell: Mapping[str, Any]) -> str:
     """The judgement on a column and window in a sentence: value, threshold, both row counts."""
     rows = f"{count(cell.get('n'))} rows against {count(cell.get('n_baseline'))}"
     name, value = cell.get("metric"), figure(cell.get("value"))
     if value is None or not name:
-        return f"No answer: {cell.get('text') or cell.get('status') or 'not computed'}; {rows}."
+        return f"No answer: {cell.get('text') or status(cell)}; {rows}."
     said = f"{metric(str(name))} {amount(value)}, threshold {amount(cell.get('threshold'))}"
     bound = figure(cell.get("bound"))
     if bound:

@@ -2,7 +2,7 @@
 
 Replies have the shapes of the API's contract; the story is flights that run late. `Provider.modes`
 decides per path prefix: `normal`, `empty`, `error` (500), `denied` (403), `slow`, `gone` (404).
-What a client sent is kept in `Provider.sent`.
+What a client sent is kept in `Provider.sent`, what it asked in `Provider.queries`.
 """
 
 import json
@@ -512,6 +512,7 @@ class Provider:
     def __init__(self) -> None:
         self.modes: dict[str, str] = {}
         self.sent: list[tuple[str, str, Any]] = []
+        self.queries: list[tuple[str, dict[str, str]]] = []
         self.level = "CAN_MANAGE"
         self.overrides: dict[str, Any] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -532,8 +533,13 @@ class Provider:
     def reset(self) -> None:
         self.modes.clear()
         self.sent.clear()
+        self.queries.clear()
         self.overrides.clear()
         self.level = "CAN_MANAGE"
+
+    def asked(self, path: str) -> dict[str, str]:
+        """The query of the newest GET whose path ends so."""
+        return next(query for asked, query in reversed(self.queries) if asked.endswith(path))
 
     def mode(self, path: str) -> str:
         found = [part for part in self.modes if part in path]
@@ -543,6 +549,8 @@ class Provider:
         self, method: str, path: str, query: dict[str, str], body: Any
     ) -> tuple[int, dict[str, Any] | str]:
         """Status and body. A string is sent as text."""
+        if method == "GET":
+            self.queries.append((path, query))
         mode = self.mode(path)
         if mode == "error":
             return 500, {"error_code": "INTERNAL_ERROR", "message": "Something broke."}

@@ -28,6 +28,13 @@ def main() -> None:
                 "One appears when an experiment is decided, a guardrail is crossed, or a monitor "
                 "finds something worth a look. Nothing has to be done now.",
             )
+            if name:
+                st.page_link(
+                    "views/experiment.py",
+                    label="How does the experiment stand?",
+                    icon=":material/science:",
+                    query_params={"endpoint": name},
+                )
         for entry in found:
             card(entry)
     history(name)
@@ -89,7 +96,7 @@ def evidence(entry: api.Json) -> None:
     st.markdown("\n".join(lines))
     with st.container(horizontal=True):
         for page, query in targets.items():
-            name = page.removeprefix("pages/").removesuffix(".py")
+            name = page.removeprefix("views/").removesuffix(".py")
             st.page_link(page, label=f"See {name}", icon=":material/search:", query_params=query)
 
 

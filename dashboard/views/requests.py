@@ -139,6 +139,7 @@ def listing(rows: list[api.Json], following: str | None) -> api.Json | None:
         on_select="rerun",
         selection_mode="single-row",
         key=f"requests_table_{len(tokens)}",
+        placeholder=words.NOTHING,
         height=min(420, 38 + 35 * max(len(shown), 1)),
     )
     with st.container(horizontal=True):
@@ -229,8 +230,9 @@ def detail(request_id: str) -> None:
         ("label", label_words(reply)),
     ]
     for column, (caption, value) in zip(st.columns(4), facts, strict=True):
-        column.caption(caption)
-        column.markdown(f"**{words.plain(value)}**")
+        with column.container(gap=None):
+            st.caption(caption)
+            st.markdown(f"**{words.plain(value)}**")
     spent = part_times(reply.get("parts") or {})
     if spent:
         st.markdown("**Where the time went**")
@@ -245,7 +247,8 @@ def detail(request_id: str) -> None:
     looked_up = reply.get("looked_up")
     if looked_up:
         st.markdown("**Features as looked up**")
-        payload(looked_up)
+        rows = [{"feature": name, "value": json.dumps(v)} for name, v in looked_up.items()]
+        st.dataframe(rows, hide_index=True, key="request_looked_up", width="content")
 
 
 def label_words(reply: api.Json) -> str:

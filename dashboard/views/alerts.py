@@ -68,9 +68,9 @@ def card(alert: api.Json) -> None:
             if alert.get("message"):
                 st.markdown(words.plain(alert["message"]))
             st.caption(words.plain(numbers(alert)))
-            page = "pages/quality.py" if quality(alert) else "pages/drift.py"
+            page = "views/quality.py" if quality(alert) else "views/drift.py"
             if str(alert.get("metric")) in ("error_rate", "p99_ms", "capture_lag_seconds"):
-                page = "pages/endpoint.py"
+                page = "views/endpoint.py"
             query = {"endpoint": str(alert.get("endpoint"))}
             if alert.get("column"):
                 query["column"] = str(alert["column"])

@@ -39,7 +39,7 @@ def main() -> None:
     )
     selected = picked["selection"]["rows"]
     if selected:
-        st.switch_page("pages/endpoint.py", query_params={"endpoint": shown[selected[0]]["name"]})
+        st.switch_page("views/endpoint.py", query_params={"endpoint": shown[selected[0]]["name"]})
 
 
 def summary(endpoint: api.Json) -> dict[str, Any]:

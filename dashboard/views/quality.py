@@ -41,7 +41,7 @@ def no_labels(name: str, series: list[api.Json]) -> None:
         snippets.labels(frame.server_url(), name),
     )
     st.page_link(
-        "pages/drift.py",
+        "views/drift.py",
         label="Until then: has the prediction drifted?",
         icon=":material/ssid_chart:",
         query_params={"endpoint": name, "column": "prediction"},
@@ -75,17 +75,8 @@ def show(name: str, series: list[api.Json], windows: list[Any], reply: api.Json)
 
 
 def choose_metric(names: list[str]) -> str:
-    """The metric is part of the URL."""
     preferred = next((n for n in PREFERRED if n in names), names[0])
-    asked = st.query_params.get("metric")
-    st.session_state["quality_metric"] = asked if asked in names else preferred
-    chosen = st.segmented_control(
-        "Metric", names, format_func=lambda n: words.plain(words.metric(n)), key="quality_metric"
-    )
-    chosen = chosen or preferred
-    if chosen != asked:
-        st.query_params["metric"] = chosen
-    return chosen
+    return frame.choice("Metric", "metric", names, preferred, format_func=words.metric)
 
 
 def champion_and_challenger(name: str) -> dict[str, str]:

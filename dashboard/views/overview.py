@@ -17,10 +17,10 @@ KINDS = {
     "monitor": "monitor",
 }
 FALLBACKS = {
-    "recommendation": "pages/recommendations.py",
-    "alert": "pages/alerts.py",
-    "endpoint": "pages/endpoint.py",
-    "monitor": "pages/drift.py",
+    "recommendation": "views/recommendations.py",
+    "alert": "views/alerts.py",
+    "endpoint": "views/endpoint.py",
+    "monitor": "views/drift.py",
 }
 
 
@@ -46,7 +46,7 @@ def live() -> None:
         row(endpoint)
     if len(endpoints) > MOST_ROWS:
         st.page_link(
-            "pages/endpoints.py", label=f"All {len(endpoints)} endpoints", icon=":material/dns:"
+            "views/endpoints.py", label=f"All {len(endpoints)} endpoints", icon=":material/dns:"
         )
 
 
@@ -77,7 +77,7 @@ def entry(item: api.Json, place: int) -> None:
                 st.caption(words.plain(item["text"]))
         when.caption(words.ago(item.get("time"), frame.now()))
         target = address.link(item.get("link"))
-        page, query = target or (FALLBACKS.get(kind, "pages/alerts.py"), {})
+        page, query = target or (FALLBACKS.get(kind, "views/alerts.py"), {})
         go.page_link(page, label="**Open**", query_params=query)
 
 
@@ -108,7 +108,7 @@ def row(endpoint: api.Json) -> None:
             with cell.container(gap=None):
                 st.caption(caption)
                 st.markdown(f"**{words.plain(value)}**")
-        go.page_link("pages/endpoint.py", label="**Open**", query_params={"endpoint": name})
+        go.page_link("views/endpoint.py", label="**Open**", query_params={"endpoint": name})
 
 
 def drift_words(drift: api.Json) -> str:

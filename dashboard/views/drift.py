@@ -7,12 +7,6 @@ import streamlit as st
 from dashboard import address, api, charts, frame, shapes, watching, words
 
 MOST_WINDOWS, MOST_COLUMNS = 60, 40
-STATUS = {
-    "ok": "within its limits",
-    "drifted": "drifted",
-    "not_enough_data": "not enough rows to judge",
-    "undefined": "cannot be computed",
-}
 
 
 def main() -> None:
@@ -93,8 +87,7 @@ def effect(cell: api.Json | None) -> float | None:
 def told(cell: api.Json | None) -> str:
     if cell is None:
         return "no rows"
-    status = STATUS.get(str(cell.get("status")), str(cell.get("status")))
-    return f"{status}: {words.statistic(cell)}"
+    return f"{words.status(cell)}: {words.statistic(cell)}"
 
 
 def short(window: list[Any]) -> str:
@@ -138,24 +131,25 @@ def choose(
     window that has this column."""
     points = event["selection"]["points"] if event else []
     clicked = points[0].get("customdata") if points else None
-    seen = st.session_state.get("drift_clicked")
-    if clicked and clicked != seen:
+    if clicked and clicked != st.session_state.get("drift_clicked"):
         st.session_state["drift_clicked"] = clicked
-        st.session_state["drift_column"] = clicked[0]
         st.session_state["drift_window"] = places[int(clicked[1])]
+        st.query_params["column"] = clicked[0]
     asked = st.query_params.get("column")
-    if st.session_state.get("drift_column") not in names:
-        st.session_state["drift_column"] = asked if asked in names else names[0]
+    st.session_state["drift_column"] = asked if asked in names else names[0]
     left, right = st.columns(2)
-    column = left.selectbox("Column", names, key="drift_column")
+    column = left.selectbox("Column", names, key="drift_column", on_change=_chose_column)
     having = [p for p in places if p in grid[column]] or places
     if st.session_state.get("drift_window") not in having:
         st.session_state["drift_window"] = having[-1]
     place = right.selectbox(
         "Window", having[::-1], format_func=lambda p: words.window(windows[p]), key="drift_window"
     )
-    st.query_params["column"] = column
     return column, place
+
+
+def _chose_column() -> None:
+    st.query_params["column"] = st.session_state["drift_column"]
 
 
 def detail(
@@ -197,12 +191,11 @@ def detail(
 
 def judged(cell: api.Json) -> tuple[str, frame.Tint]:
     """The judgement on a cell as a word, and its colour."""
-    status = str(cell.get("status"))
-    word = STATUS.get(status, status)
-    if status == "drifted":
+    word = words.status(cell)
+    if cell.get("status") == "drifted":
         severity = cell.get("severity") or "warning"
         return f"{word}, {severity}", "red" if severity == "critical" else "orange"
-    return word, "green" if status == "ok" else "gray"
+    return word, "green" if cell.get("status") == "ok" else "gray"
 
 
 def distributions(table: str, column: str, window: list[Any]) -> None:

@@ -31,20 +31,9 @@ def main() -> None:
     if endpoint is None:
         return
     head(endpoint)
-    tab = choose_tab()
+    tab = frame.choice("Part", "tab", TABS, TABS[0], label_visibility="collapsed")
     draw = {"Metrics": metrics, "Configuration": configuration, "Logs": logs}
     draw.get(tab, overview)(endpoint)
-
-
-def choose_tab() -> str:
-    """The tab is part of the URL."""
-    st.session_state["endpoint_tab"] = st.query_params.get("tab", TABS[0])
-    if st.session_state["endpoint_tab"] not in TABS:
-        st.session_state["endpoint_tab"] = TABS[0]
-    chosen = st.segmented_control("Part", TABS, key="endpoint_tab", label_visibility="collapsed")
-    if chosen and chosen != st.query_params.get("tab", TABS[0]):
-        st.query_params["tab"] = chosen
-    return chosen or TABS[0]
 
 
 def head(endpoint: api.Json) -> None:
@@ -101,7 +90,7 @@ def menu(endpoint: api.Json, why_not: str | None) -> None:
         elif sent and actions.done(
             f"{name} is deleted; its tables stay.", api.delete_endpoint, name
         ):
-            st.switch_page("pages/endpoints.py")
+            st.switch_page("views/endpoints.py")
 
 
 def overview(endpoint: api.Json) -> None:
@@ -122,7 +111,9 @@ def overview(endpoint: api.Json) -> None:
         st.markdown("#### Use it")
         codes = snippets.query(frame.server_url(), endpoint["name"], body, endpoint.get("task"))
         for tab, (title, code) in zip(st.tabs(list(codes)), codes.items(), strict=True):
-            tab.code(code, language="bash" if title == "curl" else "python", height=330)
+            tab.code(
+                code, language="bash" if title == "curl" else "python", height=330, wrap_lines=True
+            )
 
 
 def entities(endpoint: api.Json) -> None:
@@ -154,12 +145,35 @@ def entities(endpoint: api.Json) -> None:
 
 
 def example(endpoint: api.Json) -> dict[str, Any]:
-    """A body to begin with, from the endpoint's own description where it has one."""
+    """A body to begin with: the newest answered request, else the endpoint's own description."""
+    key = f"example_{endpoint['name']}"
+    if key not in st.session_state:
+        found = last_request(endpoint["name"])
+        st.session_state[key] = found or snippets.example_body(
+            described(endpoint["name"]), endpoint.get("task")
+        )
+    return st.session_state[key]
+
+
+def last_request(name: str) -> dict[str, Any] | None:
+    """The body of the newest answered request, for those who may see payloads."""
     try:
-        described = api.openapi(frame.client(), endpoint["name"])
+        reply = api.requests(frame.client(), {"endpoint": name, "status": 200, "page_size": 1})
+        for row in reply.get("requests") or []:
+            found = api.request(frame.client(), str(row.get("databricks_request_id")))
+            body = json.loads(found.get("request") or "null")
+            if isinstance(body, dict):
+                return {k: v for k, v in body.items() if k != "client_request_id"}
+    except (api.ApiError, ValueError):
+        return None
+    return None
+
+
+def described(name: str) -> api.Json:
+    try:
+        return api.openapi(frame.client(), name)
     except api.ApiError:
-        described = {}
-    return snippets.example_body(described, endpoint.get("task"))
+        return {}
 
 
 def query_box(name: str, body: dict[str, Any]) -> None:
@@ -196,9 +210,7 @@ def pretty(text: str) -> str:
 
 
 def metrics(endpoint: api.Json) -> None:
-    by = st.segmented_control(
-        "Lines", ["together", "per version"], default="together", key="metrics_by"
-    )
+    by = frame.choice("Lines", "by", ["together", "per version"], "together")
     live_metrics(endpoint["name"], endpoint.get("creation_timestamp"), by == "per version")
 
 
@@ -234,7 +246,7 @@ def span(created: object) -> tuple[datetime, datetime]:
     now = frame.now()
     start, end = address.bounds(frame.here(), now)
     first = words.moment(created) or now - timedelta(days=1)
-    return start or first, end or now
+    return max(start or first, first), end or now
 
 
 def draw_metrics(series: list[api.Json], step: int, marks: list[charts.Event]) -> None:

@@ -1,0 +1,25 @@
+"""Windows of one length, inside the range that the person chose."""
+
+from dashboard import watching
+
+
+def test_windows_are_told_apart_by_their_length() -> None:
+    day = ["2013-07-01T00:00:00Z", "2013-07-02T00:00:00Z"]
+    week = ["2013-07-01T00:00:00Z", "2013-07-08T00:00:00Z"]
+    assert watching.lengths([day, week, week]) == {"1 day": [0], "1 week": [1, 2]}
+
+
+def test_a_length_is_said_in_its_unit() -> None:
+    assert watching.length(1_800) == "30 minutes"
+    assert watching.length(1_209_600) == "2 weeks"
+    assert watching.length(2_592_000) == "30 days"
+
+
+def test_a_window_that_is_no_window_is_left_out() -> None:
+    assert watching.lengths([[None, None], ["x", "y"]]) == {}
+    assert not watching.inside(["x", "y"], None, None)
+
+
+def test_the_state_of_refreshes_is_told() -> None:
+    assert watching.refreshes({"last_refresh": {"state": "RUNNING"}}) == ["a refresh is running"]
+    assert watching.refreshes({}) == []

@@ -12,6 +12,11 @@ MOST_TAGS = 20
 MOST_PREFIX = 100  # so that the suffixes of our tables fit into the 128 characters of a name
 
 
+def table_defaults(endpoint: str) -> dict[str, str]:
+    """Names of an inference table that gives none."""
+    return {"catalog_name": "main", "schema_name": "default", "table_name_prefix": endpoint}
+
+
 def inference_table(found: fields.Field) -> dict[str, Any]:
     """`auto_capture_config`, or `inference_table_config` of a gateway; ours beside the documented
     fields: sampling_fraction 0..1 and acknowledgement `process` | `power`."""

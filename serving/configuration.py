@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from capture import errors
-from serving import contract
+from serving import attributes, contract
 
 # What an entity is, apart from its id: the rest only says who wrote it and when.
 _WRITTEN = frozenset({"id", "creator", "creation_timestamp"})
@@ -32,14 +32,15 @@ def next_configuration(
     present: Mapping[str, Any] | None,
     active: Mapping[str, Any] | None,
     models: Mapping[tuple[str, str], Resolved],
-    endpoint_id: str,
+    endpoint: tuple[str, str],
     author: Author,
 ) -> dict[str, Any]:
     """The normalised configuration that `request` makes of the present one: the active one, or the
     newest where none became active.
 
-    models: (name, version or @alias) -> what it is, for every entity asked for. An entity that the
-    active configuration has with the same definition keeps its id. Raises InvalidParameter."""
+    endpoint: (id, name). models: (name, version or @alias) -> what it is, for every entity asked
+    for. An entity that the active configuration has with the same definition keeps its id. Raises
+    InvalidParameter."""
     before = list(present["served_entities"]) if present else []
     if request == contract.ConfigRequest():
         raise errors.InvalidParameter(
@@ -59,9 +60,9 @@ def next_configuration(
         "served_entities": identified(entities, active, author),
         "traffic_config": {
             "routes": contract.routes_of(_shares(known, request.routes, present)),
-            "sticky": _sticky(request.sticky, traffic.get("sticky"), endpoint_id),
+            "sticky": _sticky(request.sticky, traffic.get("sticky"), endpoint[0]),
         },
-        "auto_capture_config": _capture(request.auto_capture, present),
+        "auto_capture_config": _capture(request.auto_capture, present, endpoint[1]),
     }
 
 
@@ -132,23 +133,26 @@ def _sticky(
 
 
 def _capture(
-    asked: Mapping[str, Any] | None, present: Mapping[str, Any] | None
+    asked: Mapping[str, Any] | None, present: Mapping[str, Any] | None, endpoint: str
 ) -> dict[str, Any] | None:
     before = (present or {}).get("auto_capture_config")
     if asked is None:
         return dict(before) if before else None
-    refuse_renaming(asked, before, "config.auto_capture_config")
+    refuse_renaming(asked, before, endpoint, "config.auto_capture_config")
     return {**(before or {}), **asked}
 
 
-def refuse_renaming(asked: Mapping[str, Any], before: Mapping[str, Any] | None, where: str) -> None:
+def refuse_renaming(
+    asked: Mapping[str, Any], before: Mapping[str, Any] | None, endpoint: str, where: str
+) -> None:
     """Raises InvalidParameter if an inference table that is switched on would change its name."""
     if not before or not before.get("enabled", True) or not asked.get("enabled", True):
         return
-    for key in ("catalog_name", "schema_name", "table_name_prefix"):
-        if key in asked and asked[key] != before.get(key):
+    for key, default in attributes.table_defaults(endpoint).items():
+        present = before.get(key) or default
+        if key in asked and asked[key] != present:
             raise errors.InvalidParameter(
-                f"{where}.{key}: '{asked[key]}' is not '{before.get(key) or 'the default'}'; "
+                f"{where}.{key}: '{asked[key]}' is not '{present}'; "
                 "switch the table off first (enabled: false)."
             )
 

@@ -452,10 +452,9 @@ def capture(
         return full_name, _fraction(newest), newest.get("acknowledgement") or "process"
     for older in ((gateway or {}).get("inference_table_config"), config.get("auto_capture_config")):
         if older and older.get("enabled", True):
-            catalog = older.get("catalog_name") or "main"
-            schema = older.get("schema_name") or "default"
-            prefix = older.get("table_name_prefix") or endpoint
-            full_name = f"{catalog}.{schema}.{prefix}_payload"
+            parts = {**attributes.table_defaults(endpoint), **older}
+            prefix = f"{parts['catalog_name']}.{parts['schema_name']}"
+            full_name = f"{prefix}.{parts['table_name_prefix']}_payload"
             return full_name, _fraction(older), older.get("acknowledgement") or "process"
     return None
 

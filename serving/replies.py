@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from serving import configuration, state
+from serving import attributes, configuration, state
 
 _PRIVATE = frozenset({"model_digest"})
 _MIRRORED = {"entity_name": "model_name", "entity_version": "model_version"}
@@ -125,14 +125,9 @@ def plain_config(endpoint: str, normalised: Mapping[str, Any]) -> dict[str, Any]
         shown["traffic_config"]["sticky"] = traffic["sticky"]
     table = normalised.get("auto_capture_config")
     if table:
-        prefix = table.get("table_name_prefix") or endpoint
-        shown["auto_capture_config"] = {
-            "catalog_name": "main",
-            "schema_name": "default",
-            **table,
-            "table_name_prefix": prefix,
-            "state": {"payload_table": {"name": f"{prefix}_payload", "status": "READY"}},
-        }
+        named = {**attributes.table_defaults(endpoint), **table}
+        payload = {"name": f"{named['table_name_prefix']}_payload", "status": "READY"}
+        shown["auto_capture_config"] = {**named, "state": {"payload_table": payload}}
     return shown
 
 

@@ -209,7 +209,7 @@ class Endpoints:
             table = asked.get("inference_table_config")
             if table is not None:
                 kept = before.get("inference_table_config")
-                configuration.refuse_renaming(table, kept, "inference_table_config")
+                configuration.refuse_renaming(table, kept, name, "inference_table_config")
             row = change.write(ai_gateway={**before, **asked})
             recording.follow(change.db, row, config or {}, models, now_ms())
         return envelope.Json(row.ai_gateway)
@@ -290,7 +290,7 @@ class Endpoints:
         who, active = author(caller(request)), _active(db, row)
         present = active or _shown(db, row)
         config = configuration.next_configuration(
-            asked.config, present, active, asked.resolved, row.id, who
+            asked.config, present, active, asked.resolved, (row.id, row.name), who
         )
         self._check_secrets(db, request, config)
         deployments = {key: s.deployment for key, s in state.states_of(db, [row.id]).items()}

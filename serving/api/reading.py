@@ -113,7 +113,9 @@ def page(given: dict[str, str]) -> Page:
     if token is None:
         return Page(int(size), None)
     try:
-        return Page(int(size), base64.urlsafe_b64decode(token.encode()).decode())
+        return Page(
+            int(size), base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+        )
     except (binascii.Error, ValueError):
         raise errors.InvalidParameter("page_token: not one that this server gave out.") from None
 

@@ -23,9 +23,18 @@ Register = Callable[..., Path]
 
 @pytest.fixture
 def register(settings: Settings) -> Register:
-    """Writes a model version into the embedded registry, files and row as mlflow would, without its
-    seconds: register(name, version, inputs, aliases=(), feature_spec=None) -> folder."""
+    """Writes model versions into the embedded registry of `settings`; see `registering`."""
+    return _registering(settings)
 
+
+@pytest.fixture(scope="session")
+def registering() -> Callable[[Settings], Register]:
+    """registering(settings) -> register(name, version, inputs=None, aliases=(), feature_spec=None)
+    -> folder: writes a model version, files and row as mlflow would, without its seconds."""
+    return _registering
+
+
+def _registering(settings: Settings) -> Register:
     def write(
         name: str,
         version: int,

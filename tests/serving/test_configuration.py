@@ -26,7 +26,7 @@ def after(
 ) -> dict[str, Any]:
     request = contract.config_request(fields.Field(body, "config"), "x")
     return configuration.next_configuration(
-        request, present or active, active, MODELS, "endpoint-id", AUTHOR
+        request, present or active, active, MODELS, ("endpoint-id", "x"), AUTHOR
     )
 
 

@@ -1,6 +1,7 @@
 """From payload commits to typed rows: each commit once, types fixed, nothing lost."""
 
 import json
+import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,18 @@ TABLE = "main.shop.s_payload"
 START = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = Settings(data_dir=tmp_path, unpack_chunk_rows=50)
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory) -> Path:
+    """A state database to copy: migrating one takes longer than most tests here."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
     database.migrate(settings)
+    return settings.data_dir / "inferlake.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Settings:
+    shutil.copy(migrated, tmp_path)
+    settings = Settings(data_dir=tmp_path, unpack_chunk_rows=50)
     return settings
 
 

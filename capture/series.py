@@ -1,0 +1,206 @@
+"""Recorded requests as series over time, and counted for usage.
+
+Read from the payload table, so a request counts once, however many rows it held. Shadow copies do
+not count: nobody waited for them.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import deltalake
+import polars as pl
+
+from capture import catalog, database, delta, errors, filters, names
+from capture.settings import Settings
+
+MOST_POINTS = 2_000
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DURATION_MS = (
+    pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us").cast(pl.Float64) / 1000
+)
+# A model that raises answers 400 by contract, yet it is the model's fault.
+FAILED = (pl.col("status_code") >= 500) | pl.col("error_source").is_in(["model", "server"])
+METRICS: dict[str, pl.Expr] = {
+    "requests": pl.len(),
+    "errors": FAILED.fill_null(False).sum(),
+    "p50": DURATION_MS.quantile(0.5),
+    "p95": DURATION_MS.quantile(0.95),
+    "p99": DURATION_MS.quantile(0.99),
+    "execution": pl.col("execution_duration_ms").mean(),
+}
+COUNTS = ("requests", "errors")
+DIMENSIONS = {
+    "served_entity": pl.col("served_entity_name"),
+    "user": pl.col("requester"),
+    "day": pl.col("request_date"),
+}
+
+
+def timeseries(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """{"step_seconds", "series": [{"metric", "by", "points": [[time, value], ...]}]}.
+
+    arguments: `table`, `metrics` (names of METRICS joined by commas; default: all), `from`, `to`
+    (RFC 3339, `from <= time < to`), `step` (seconds; made longer where a series would have more
+    than 2,000 points; default: about 200 points), `by` (`served_entity`, or nothing: `by` is null).
+    Times of points are starts of steps, aligned to the epoch. Counts are 0 where nothing came;
+    latencies (milliseconds: `p50`, `p95`, `p99` of the whole stay, `execution` the mean in the
+    model) are null there.
+    """
+    start, end = (filters.instant(arguments.get(name), name) for name in ("from", "to"))
+    if start >= end:
+        raise errors.InvalidParameter("from must be before to.")
+    metrics = _metrics(arguments.get("metrics"))
+    by = arguments.get("by") or None
+    if by not in (None, "served_entity"):
+        raise errors.InvalidParameter(f"by: '{str(by)[:100]}' is not allowed; use served_entity.")
+    step = _step(arguments.get("step"), (end - start).total_seconds())
+    table = str(names.table_name(str(arguments["table"])).sibling("payload"))
+    found = _measured(settings, table, start, end, step, metrics, by)
+    times = _times(start, end, step)
+    groups = sorted({row["by"] for row in found}, key=str) or ([None] if by is None else [])
+    values = {(row["by"], row["time"]): row for row in found}
+    return {
+        "step_seconds": step,
+        "series": [
+            {"metric": metric, "by": group, "points": _points(values, group, metric, times)}
+            for metric in metrics
+            for group in groups
+        ],
+    }
+
+
+def _metrics(given: Any) -> list[str]:
+    wanted = list(METRICS) if not given else [name.strip() for name in str(given).split(",")]
+    for name in wanted:
+        if name not in METRICS:
+            raise errors.InvalidParameter(
+                f"metrics: '{name[:100]}' is not known; use {', '.join(METRICS)}."
+            )
+    return list(dict.fromkeys(wanted))
+
+
+def _step(given: Any, span_seconds: float) -> int:
+    """A step in whole seconds, long enough for MOST_POINTS."""
+    shortest = span_seconds / (MOST_POINTS - 1)
+    wanted = span_seconds / 200
+    if given not in (None, ""):
+        text = str(given)
+        if not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
+            raise errors.InvalidParameter(f"step: '{text[:100]}' is no whole number of seconds.")
+        wanted = int(text[:9])
+        if wanted >= shortest:
+            return int(wanted)
+    least = max(shortest, wanted)
+    fitting = [step for step in STEPS if step >= least]
+    return fitting[0] if fitting else -int(-least // 86_400) * 86_400
+
+
+def _times(start: datetime, end: datetime, step: int) -> list[datetime]:
+    first = int((start - EPOCH).total_seconds() // step) * step
+    count = -int(-(end - EPOCH).total_seconds() // step) - first // step
+    return [EPOCH + timedelta(seconds=first + place * step) for place in range(count)]
+
+
+def _points(
+    values: Mapping[tuple[Any, datetime], Mapping[str, Any]],
+    group: Any,
+    metric: str,
+    times: list[datetime],
+) -> list[list[Any]]:
+    nothing = 0 if metric in COUNTS else None
+    return [[time, values.get((group, time), {}).get(metric, nothing)] for time in times]
+
+
+def _requests(settings: Settings, full_name: str) -> pl.LazyFrame | None:
+    path = str(delta.path_of(settings, full_name))
+    if not deltalake.DeltaTable.is_deltatable(path):
+        return None
+    return pl.scan_delta(deltalake.DeltaTable(path)).filter(~pl.col("shadow"))
+
+
+def _measured(
+    settings: Settings,
+    full_name: str,
+    start: datetime,
+    end: datetime,
+    step: int,
+    metrics: list[str],
+    by: str | None,
+) -> list[dict[str, Any]]:
+    frame = _requests(settings, full_name)
+    if frame is None:
+        return []
+    time = pl.col("request_time")
+    group = pl.lit(None, pl.String) if by is None else DIMENSIONS[by]
+    step_us = step * 1_000_000
+    begin = (time.dt.epoch("us") // step_us * step_us).cast(pl.Datetime("us", "UTC"))
+    return (
+        frame.filter(
+            pl.col("request_date").is_between(start.date(), end.date()), time >= start, time < end
+        )
+        .group_by(group.alias("by"), begin.alias("time"))
+        .agg(METRICS[name].alias(name) for name in metrics)
+        .collect()
+        .to_dicts()
+    )
+
+
+def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Counted requests: [{..., "requests", "errors", "execution_ms"}], ordered by what they go by.
+
+    arguments: `by` (any of `endpoint`, `served_entity`, `user`, `day`, joined by commas; default:
+    endpoint, served_entity), `from`, `to` (RFC 3339, may be left out), `endpoint` (one of them).
+    """
+    wanted = [
+        name.strip() for name in str(arguments.get("by") or "endpoint,served_entity").split(",")
+    ]
+    for name in wanted:
+        if name not in ("endpoint", *DIMENSIONS):
+            raise errors.InvalidParameter(
+                f"by: '{name[:100]}' is not known; use endpoint, {', '.join(DIMENSIONS)}."
+            )
+    engine = database.open_engine(settings)
+    try:
+        with database.reading(engine) as connection:
+            recorded = catalog.everything(connection)
+    finally:
+        engine.dispose()
+    only = arguments.get("endpoint") or None
+    parts = [
+        part
+        for one in recorded
+        if only in (None, one.endpoint_name)
+        and (part := _counted(settings, one, wanted, arguments)) is not None
+    ]
+    if not parts:
+        return []
+    # Two tables may be of one endpoint, if its record moved.
+    total = pl.concat(parts).group_by(wanted).agg(pl.col(*COUNTS, "execution_ms").sum())
+    return total.sort(wanted, nulls_last=True).to_dicts()
+
+
+def _counted(
+    settings: Settings,
+    recorded: catalog.RecordedTable,
+    wanted: list[str],
+    arguments: Mapping[str, Any],
+) -> pl.DataFrame | None:
+    frame = _requests(settings, recorded.full_name)
+    if frame is None:
+        return None
+    for name, compare in (("from", pl.Expr.ge), ("to", pl.Expr.lt)):
+        if arguments.get(name):
+            at = filters.instant(arguments[name], name)
+            frame = frame.filter(compare(pl.col("request_time"), at))
+    known = {"endpoint": pl.lit(recorded.endpoint_name), **DIMENSIONS}
+    return (
+        frame.group_by(known[name].alias(name) for name in wanted)
+        .agg(
+            pl.len().cast(pl.Int64).alias("requests"),
+            METRICS["errors"].cast(pl.Int64).alias("errors"),
+            pl.col("execution_duration_ms").sum().alias("execution_ms"),
+        )
+        .collect()
+    )

@@ -1,0 +1,167 @@
+"""Requests as series over time, and counted for usage."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pytest
+
+from capture import catalog, database, errors, names, rows, series
+from capture.settings import Settings
+
+TABLE = "main.shop.s_payload"
+START = datetime(2024, 3, 1, 12, tzinfo=UTC)
+RANGE = {"table": TABLE, "from": "2024-03-01T12:00:00Z", "to": "2024-03-01T12:03:00Z", "step": 60}
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory) -> Path:
+    """A state database to copy: migrating one takes longer than most tests here."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
+    database.migrate(settings)
+    return settings.data_dir / "inferlake.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Settings:
+    shutil.copy(migrated, tmp_path)
+    settings = Settings(data_dir=tmp_path)
+    with database.transaction(database.open_engine(settings)) as connection:
+        catalog.record(connection, TABLE, "shop", "shop", {}, {}, 0)
+    return settings
+
+
+def write(settings: Settings, *requests: dict[str, Any], table: str = TABLE) -> None:
+    """Requests: seconds after START, and what differs from a good one of 10 ms."""
+    found = []
+    for place, request in enumerate(requests):
+        changed = dict(request)
+        at = START + timedelta(seconds=changed.pop("after"))
+        found.append(
+            dict.fromkeys(rows.PAYLOAD_SCHEMA.names)
+            | {
+                "request_date": at.date(),
+                "databricks_request_id": str(names.uuid7(int(at.timestamp() * 1000), place)),
+                "request_time": at,
+                "status_code": 200,
+                "endpoint_id": "e",
+                "served_entity_name": "v1",
+                "requester": "ann",
+                "shadow": False,
+                "request_encoding": "utf-8",
+                "execution_duration_ms": 4,
+                "gateway_us": 1000,
+                "queue_us": 2000,
+                "features_us": 3000,
+                "predict_us": 4000,
+            }
+            | changed
+        )
+    deltalake.write_deltalake(
+        names.table_path(settings.tables_root, names.table_name(table)),
+        pa.Table.from_pylist(found, schema=rows.PAYLOAD_SCHEMA),
+        mode="append",
+        partition_by=["request_date"],
+    )
+
+
+def values(reply: dict[str, Any], metric: str, by: str | None = None) -> list[Any]:
+    (found,) = [one for one in reply["series"] if (one["metric"], one["by"]) == (metric, by)]
+    return [value for _, value in found["points"]]
+
+
+def test_requests_errors_and_latencies_per_step(settings):
+    write(
+        settings,
+        {"after": 0},
+        {"after": 59, "gateway_us": 21_000},
+        {"after": 60, "status_code": 400, "error_source": "model"},
+        {"after": 61, "status_code": 400, "error_source": "request"},
+        {"after": 62, "status_code": 503, "error_source": "server"},
+        {"after": 63, "shadow": True},
+        {"after": 180},
+        {"after": -1},
+    )
+    reply = series.timeseries(settings, RANGE)
+    assert reply["step_seconds"] == 60
+    assert values(reply, "requests") == [2, 3, 0]
+    assert values(reply, "errors") == [0, 2, 0]
+    assert values(reply, "p99") == [30.0, 10.0, None]
+    assert values(reply, "execution") == [4.0, 4.0, None]
+    times = [time for time, _ in reply["series"][0]["points"]]
+    assert times == [START + timedelta(minutes=n) for n in range(3)]
+
+
+def test_series_per_version(settings):
+    write(settings, {"after": 0}, {"after": 1, "served_entity_name": "v2"}, {"after": 61})
+    reply = series.timeseries(settings, {**RANGE, "by": "served_entity", "metrics": "requests,p50"})
+    assert {(one["metric"], one["by"]) for one in reply["series"]} == {
+        (metric, by) for metric in ("requests", "p50") for by in ("v1", "v2")
+    }
+    assert values(reply, "requests", "v1") == [1, 1, 0]
+    assert values(reply, "requests", "v2") == [1, 0, 0]
+
+
+def test_a_table_that_is_not_there_yet_has_empty_series(settings):
+    reply = series.timeseries(settings, {**RANGE, "metrics": "requests,p50"})
+    assert values(reply, "requests") == [0, 0, 0]
+    assert values(reply, "p50") == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("days", "step", "expected"),
+    [
+        (1, 60, 60),
+        (1, 1, 60),
+        (1, None, 600),
+        (30, 60, 1800),
+        (365, 3600, 21_600),
+        (4000, 1, 259_200),
+    ],
+)
+def test_no_series_has_more_than_2000_points(settings, days, step, expected):
+    end = START + timedelta(days=days)
+    asked = {"table": TABLE, "from": START.isoformat(), "to": end.isoformat(), "step": step}
+    reply = series.timeseries(settings, {**asked, "metrics": "requests"})
+    assert reply["step_seconds"] == expected
+    assert len(reply["series"][0]["points"]) <= series.MOST_POINTS
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metrics": "requests,joy"}, "joy"),
+        ({"by": "colour"}, "colour"),
+        ({"from": "then"}, "then"),
+        ({"to": None}, "to"),
+        ({"to": "2024-03-01T12:00:00Z"}, "before"),
+        ({"step": "fast"}, "fast"),
+        ({"step": 0}, "step"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_by_name(settings, change, named):
+    with pytest.raises(errors.InvalidParameter, match=named):
+        series.timeseries(settings, {**RANGE, **change})
+
+
+def test_usage_is_counted_by_what_one_asks_for(settings):
+    with database.transaction(database.open_engine(settings)) as connection:
+        catalog.record(connection, "main.shop.t_payload", "two", "two", {}, {}, 0)
+        catalog.record(connection, "main.shop.u_payload", "silent", "silent", {}, {}, 0)
+    write(
+        settings, {"after": 0}, {"after": 1, "requester": "bob"}, {"after": 2, "status_code": 500}
+    )
+    write(settings, {"after": 0, "served_entity_name": None}, table="main.shop.t_payload")
+    assert series.usage(settings, {}) == [
+        {"endpoint": "shop", "served_entity": "v1", "requests": 3, "errors": 1, "execution_ms": 12},
+        {"endpoint": "two", "served_entity": None, "requests": 1, "errors": 0, "execution_ms": 4},
+    ]
+    by_user = series.usage(settings, {"by": "user", "endpoint": "shop"})
+    assert [(one["user"], one["requests"]) for one in by_user] == [("ann", 2), ("bob", 1)]
+    later = series.usage(settings, {"by": "day", "from": "2024-03-01T12:00:01Z"})
+    assert [(one["day"].isoformat(), one["requests"]) for one in later] == [("2024-03-01", 2)]
+    with pytest.raises(errors.InvalidParameter, match="colour"):
+        series.usage(settings, {"by": "colour"})

@@ -29,6 +29,7 @@ class Decision:
     champion: str | None
     challenger: str | None
     now: datetime
+    primary: str
     metrics: dict[str, Any]
     guardrails: dict[str, Any]
     slices: list[dict[str, Any]]
@@ -44,6 +45,7 @@ class Decision:
             "champion": self.champion,
             "challenger": self.challenger,
             "now": self.now.isoformat().replace("+00:00", "Z"),
+            "primary": self.primary,
             "metrics": self.metrics,
             "guardrails": self.guardrails,
             "slices": self.slices,
@@ -114,6 +116,7 @@ def evaluate(rows: pl.DataFrame, policy: Mapping[str, Any] | Policy, now: dateti
         champion=found.champion,
         challenger=found.challenger,
         now=now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC),
+        primary=policy.primary.name,
         metrics=_finite(_metrics(found)),
         guardrails=_finite({g.metric.name: g.to_dict() for g in found.guarded}),
         slices=_finite([_slice_dict(s) for s in found.slices]),

@@ -15,8 +15,7 @@ nothing else can find the next frame.
 `deadline` is how long the request may wait in line, in milliseconds from its arrival, 0 = for ever:
 two clocks need not agree. After it the answer is a 503, and the model never saw the request. The
 flag ALONE keeps a request out of joint calls to the model: it may be the one that ends the process.
-A CANCEL names the id it takes back; there is no answer to it, and there may still be one to the
-request.
+A CANCEL names the id it takes back: if it is still in line its answer is a 499, else its own.
 """
 
 import struct

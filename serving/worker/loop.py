@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ def serve(spec: Spec) -> None:
     listener = _bind(spec.socket)
     features = _features(spec)
     leave_namespace()
+    # The numpy way leaves names out by intention: the columns were put in order before.
+    warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
     started = time.monotonic()
     loaded = model.Model(Path(spec.model_path), features, spec.batch)
     # What was loaded is never garbage: without this a collection pauses the worker for 0.13 s.
@@ -206,6 +209,8 @@ class Worker:
         frame = one.frame
         if frame.id in one.connection.cancelled:
             one.connection.cancelled.discard(frame.id)
+            taken_back = wire.Answer(frame.id, 499, wire.JSON, 0, 0, 0, 0, "request", b"")
+            one.connection.send(wire.pack_answer(taken_back))
             return None
         waited_ms = (time.perf_counter_ns() - one.arrived) // 1_000_000
         try:

@@ -1,0 +1,116 @@
+"""May a request come in now, and for how long may it wait? Pure: `now` is monotonic seconds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from capture import errors
+
+PERIOD_SECONDS = {"minute": 60.0}
+LEAST_QUEUE, QUEUE_PER_CONCURRENCY = 256, 32
+RETRY_SHARE, LEAST_RETRIES = 0.2, 3
+MOST_BUCKETS = 50_000
+
+
+class Bucket:
+    """Tokens that refill evenly: `calls` per period, all of them at once if nobody called."""
+
+    __slots__ = ("_left", "_most", "_per_second", "_since")
+
+    def __init__(self, calls: int, period_seconds: float, now: float) -> None:
+        self._most = self._left = float(calls)
+        self._per_second = calls / period_seconds
+        self._since = now
+
+    def wait_seconds(self, now: float) -> float:
+        """Seconds until there is a token; 0: there is one. Infinite for a bucket of 0 calls."""
+        self._left = min(self._most, self._left + (now - self._since) * self._per_second)
+        self._since = now
+        if self._left >= 1:
+            return 0.0
+        return (1 - self._left) / self._per_second if self._per_second else math.inf
+
+    def take(self) -> None:
+        """Use up a token that `wait_seconds` has just seen."""
+        self._left -= 1
+
+
+class RateLimits:
+    """The rate limits of one gateway, by endpoint and by what each limit counts. A bucket lives on
+    as long as its limit does not change, whatever else of the endpoint changes."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, str, int, float], Bucket] = {}
+
+    def admit(
+        self, endpoint_id: str, limits: Sequence[Mapping[str, Any]], user: str, now: float
+    ) -> None:
+        """Count one call, against every limit or against none.
+
+        Raises RequestLimitExceeded, with the time after which a call will pass."""
+        taken = []
+        for limit in limits:
+            counted = _counted(limit, user)
+            if counted is None or limit.get("calls") is None:
+                continue
+            calls = int(limit["calls"])
+            period = limit.get("renewal_period") or "minute"
+            seconds = PERIOD_SECONDS.get(period, 60.0)
+            bucket = self._bucket((endpoint_id, counted, calls, seconds), now)
+            wait = bucket.wait_seconds(now)
+            if wait > 0:
+                raise _over(calls, period, counted, wait)
+            taken.append(bucket)
+        for bucket in taken:
+            bucket.take()
+
+    def _bucket(self, key: tuple[str, str, int, float], now: float) -> Bucket:
+        found = self._buckets.pop(key, None) or Bucket(key[2], key[3], now)
+        # Insertion order is order of use: the first is the one unused for longest.
+        self._buckets[key] = found
+        if len(self._buckets) > MOST_BUCKETS:
+            del self._buckets[next(iter(self._buckets))]
+        return found
+
+
+def _counted(limit: Mapping[str, Any], user: str) -> str | None:
+    """Whose calls a limit counts, in words; None: not this user's."""
+    key = limit.get("key") or "endpoint"
+    principal = limit.get("principal")
+    if key == "user":
+        return None if principal not in (None, user) else f"user '{user}'"
+    if key == "service_principal":
+        return f"user '{user}'" if principal == user else None
+    return "this endpoint" if key == "endpoint" else None
+
+
+def _over(calls: int, period: str, counted: str, wait_seconds: float) -> errors.InferlakeError:
+    refusal = errors.RequestLimitExceeded(f"{calls} calls per {period} for {counted}.")
+    refusal.retry_after = 60 if math.isinf(wait_seconds) else max(1, math.ceil(wait_seconds))
+    return refusal
+
+
+def queue_length(concurrency: int, configured: int) -> int:
+    """Most requests that may wait for an entity. `configured`: 0 for the rule."""
+    return configured or max(LEAST_QUEUE, QUEUE_PER_CONCURRENCY * concurrency)
+
+
+def check_queue(waiting: int, longest: int, entity: str) -> None:
+    """Raises QueueFull when the line is as long as it may be."""
+    if waiting >= longest:
+        raise errors.QueueFull(f"{waiting} requests are waiting for '{entity}'.")
+
+
+def may_retry(retrying: int, active: int) -> bool:
+    """Whether one more request may be tried a second time: a fifth of the active ones, at least 3,
+    so that a broken model does not get its load doubled."""
+    return retrying < max(LEAST_RETRIES, int(RETRY_SHARE * active))
+
+
+def longest_wait_seconds(
+    lost_at: float | None, now: float, queue_seconds: float, start_seconds: float
+) -> float:
+    """How long a request may wait in line. `lost_at`: when the entity's last replica was lost, None
+    if it has some or slept; an entity that sleeps at zero may take as long to start as a model to
+    answer, one that crashed is back soon or not at all."""
+    return queue_seconds if lost_at is not None and now - lost_at < 60 else start_seconds

@@ -1,0 +1,181 @@
+"""What a gateway counts, and its Prometheus text. Plain numbers: a request adds a few of them.
+
+Pure but for its own sums; `second` is a whole second of any monotonic clock.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+MINUTE = 60
+
+
+class Key(NamedTuple):
+    """Whose counts: `entity` is empty for requests that reached none."""
+
+    endpoint: str
+    entity: str
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Durations: how many ended up in each bucket (not cumulative), their sum in seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    sum_seconds: float = 0.0
+
+    def add(self, microseconds: int) -> None:
+        """One duration."""
+        seconds = microseconds / 1e6
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum_seconds += seconds
+
+
+class LastMinute:
+    """Counts of the 60 seconds before a moment, in slots of a second."""
+
+    __slots__ = ("_counts", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds = [-1] * MINUTE
+        self._counts = [0] * MINUTE
+
+    def add(self, second: int) -> None:
+        """One event."""
+        slot = second % MINUTE
+        if self._seconds[slot] != second:
+            self._seconds[slot], self._counts[slot] = second, 0
+        self._counts[slot] += 1
+
+    def total(self, second: int) -> int:
+        """Events of the last minute."""
+        pairs = zip(self._seconds, self._counts, strict=True)
+        return sum(count for at, count in pairs if second - MINUTE < at <= second)
+
+
+@dataclass(slots=True)
+class EntityCounts:
+    """Requests by status code, and where their time went."""
+
+    codes: Counter[int] = field(default_factory=Counter)
+    request: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    model: Histogram = field(default_factory=Histogram)
+    minute: LastMinute = field(default_factory=LastMinute)
+    minute_4xx: LastMinute = field(default_factory=LastMinute)
+    minute_5xx: LastMinute = field(default_factory=LastMinute)
+
+
+class Counts:
+    """The counts of one gateway since its start."""
+
+    def __init__(self) -> None:
+        self.by_entity: dict[Key, EntityCounts] = {}
+        self.refused: Counter[int] = Counter()  # requests that reached no endpoint, by status
+        self.unlogged: Counter[str] = Counter()  # rows that could not be written, by table
+
+    def record(
+        self,
+        key: Key,
+        status: int,
+        second: int,
+        total_us: int,
+        queue_us: int = 0,
+        predict_us: int = 0,
+    ) -> None:
+        """One answered request; times in microseconds."""
+        found = self.by_entity.get(key)
+        if found is None:
+            found = self.by_entity[key] = EntityCounts()
+        found.codes[status] += 1
+        found.minute.add(second)
+        found.request.add(total_us)
+        if predict_us:
+            found.queue.add(queue_us)
+            found.model.add(predict_us)
+        if status >= 500:
+            found.minute_5xx.add(second)
+        elif status >= 400:
+            found.minute_4xx.add(second)
+
+    def text(
+        self, by_entity: Mapping[str, Mapping[Key, float]], totals: Mapping[str, float]
+    ) -> str:
+        """Everything, since the start, with these gauges (name -> value, or values by entity)."""
+        lines = ["# TYPE inferlake_requests_total counter"]
+        for key, found in self.by_entity.items():
+            lines += [
+                _sample("inferlake_requests_total", count, _labels(key) | {"code": str(status)})
+                for status, count in found.codes.items()
+            ]
+        lines.append("# TYPE inferlake_refused_requests_total counter")
+        lines += [
+            _sample("inferlake_refused_requests_total", count, {"code": str(status)})
+            for status, count in self.refused.items()
+        ]
+        lines += self._histograms("inferlake_request_seconds", lambda found: found.request, 1)
+        lines += self._histograms("inferlake_queue_seconds", lambda found: found.queue, 1)
+        lines += self._histograms("inferlake_model_seconds", lambda found: found.model, 1)
+        for name, values in by_entity.items():
+            lines += _gauge(name, values)
+        for name, value in {**totals, "inferlake_unlogged_rows": self.unlogged.total()}.items():
+            lines += [f"# TYPE {name} gauge", _sample(name, value, {})]
+        return "\n".join(lines) + "\n"
+
+    def export(self, endpoint: str, concurrency: Mapping[Key, float], second: int) -> str:
+        """One endpoint, in the names of the contract: counts of the last minute, times in ms."""
+        mine = {key: found for key, found in self.by_entity.items() if key.endpoint == endpoint}
+        lines = _gauge("provisioned_concurrent_requests_total", concurrency)
+        minutes: tuple[tuple[str, Callable[[EntityCounts], LastMinute]], ...] = (
+            ("request_count_total", lambda found: found.minute),
+            ("request_4xx_count_total", lambda found: found.minute_4xx),
+            ("request_5xx_count_total", lambda found: found.minute_5xx),
+        )
+        for name, of in minutes:
+            lines += _gauge(name, {key: of(found).total(second) for key, found in mine.items()})
+        histograms: tuple[tuple[str, Callable[[EntityCounts], Histogram]], ...] = (
+            ("request_latency_ms", lambda found: found.request),
+            ("model_prediction_latency_ms", lambda found: found.model),
+            ("model_queue_time_ms", lambda found: found.queue),
+        )
+        for name, part in histograms:
+            lines += self._histograms(name, part, 1000, endpoint)
+        return "\n".join(lines) + "\n"
+
+    def _histograms(
+        self,
+        name: str,
+        part: Callable[[EntityCounts], Histogram],
+        per_second: int,
+        endpoint: str | None = None,
+    ) -> list[str]:
+        lines = [f"# TYPE {name} histogram"]
+        for key, found in self.by_entity.items():
+            if endpoint not in (None, key.endpoint):
+                continue
+            histogram, labels, total = part(found), _labels(key), 0
+            bounds = [f"{bound * per_second:g}" for bound in SECONDS]
+            for bound, count in zip((*bounds, "+Inf"), histogram.counts, strict=True):
+                total += count
+                lines.append(_sample(f"{name}_bucket", total, labels | {"le": bound}))
+            lines.append(_sample(f"{name}_sum", histogram.sum_seconds * per_second, labels))
+            lines.append(_sample(f"{name}_count", total, labels))
+        return lines
+
+
+def _gauge(name: str, values: Mapping[Key, float]) -> list[str]:
+    samples = [_sample(name, value, _labels(key)) for key, value in values.items()]
+    return [f"# TYPE {name} gauge", *samples]
+
+
+def _labels(key: Key) -> dict[str, str]:
+    return {"endpoint_name": key.endpoint, "served_entity_name": key.entity}
+
+
+def _sample(name: str, value: float, labels: Mapping[str, str]) -> str:
+    # Names of endpoints and entities hold letters, digits, '_' and '-' only: nothing to escape.
+    inside = ",".join(f'{label}="{text}"' for label, text in labels.items())
+    return f"{name}{{{inside}}} {value}" if inside else f"{name} {value}"

@@ -1,0 +1,731 @@
+"""THE request, top to bottom: token, grant, route, admission, frame, answer, log, reply.
+
+`DataPlane.handle` takes a request and answers by a callback, in one turn of the loop or many, with
+no task or future of its own. Whatever the answer, a request with a valid token becomes one row of
+the endpoint's log *before* its reply goes out; rows of one turn are written together.
+"""
+
+import asyncio
+import random
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+import sqlalchemy as sa
+
+from capture import errors, logline, rows, wal
+from capture.settings import Settings
+from serving import access, state, wire
+from serving.gateway import admission, clerk, counts, replicas, routing
+
+log = logline.logger(__name__)
+
+TICK_SECONDS = 0.05
+TICKS_PER_EXPIRE, TICKS_PER_DEMAND = 5, 20
+MOST_RECENT_IDS = 200_000
+DAY_NS = 86_400_000_000_000
+
+_CONTENT_TYPES = {
+    "": wire.JSON,
+    "application/json": wire.JSON,
+    "text/csv": wire.CSV,
+    "application/x-parquet": wire.PARQUET,
+    "application/vnd.apache.parquet": wire.PARQUET,
+}
+_JSON_HEADER = (b"content-type", b"application/json")
+
+Headers = Sequence[tuple[bytes, bytes]]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Request(NamedTuple):
+    """A whole request. `target`: path as sent, without query; header names in lower case; `peer`:
+    the client's address."""
+
+    target: bytes
+    headers: Headers
+    body: bytes
+    peer: str
+
+
+class Reply(NamedTuple):
+    """What goes back. Without `content-length` and what belongs to the connection."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class RecentIds:
+    """Ids of requests logged since the start, the newest of them: whether labels that come in
+    belong to something, before it is committed."""
+
+    def __init__(self, most: int = MOST_RECENT_IDS) -> None:
+        self._most = most
+        self._ids: dict[str, None] = {}
+
+    def add(self, request_id: str) -> None:
+        """Note a client's or our own id of a logged request."""
+        self._ids[request_id] = None
+        if len(self._ids) > self._most:
+            del self._ids[next(iter(self._ids))]
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+class DataPlane:
+    """Everything that answers queries in one gateway. For one event loop, save `publish`."""
+
+    def __init__(self, settings: Settings, log: wal.Log, engine: sa.Engine) -> None:
+        self.settings = settings
+        self.log = log
+        self.door = access.Door(
+            _revealed(settings.admin_token),
+            _revealed(settings.service_token),
+            settings.failed_logins_per_minute,
+        )
+        self.counts = counts.Counts()
+        self.recent_client_ids = RecentIds()
+        self._version, snapshot = clerk.read_snapshot(engine)
+        self.table = routing.table(snapshot)
+        self.limits = admission.RateLimits()
+        self.random = random.Random()
+        self.lines: replicas.Lines
+        self.clerk: clerk.Clerk
+        self._engine = engine
+        self._loop: asyncio.AbstractEventLoop
+        self._finished: list[Call] = []
+        self._ticker: asyncio.Task[None] | None = None
+        self._content_types: dict[bytes, int] = {}
+        self._told: dict[str, float] = {}
+        self._sweeps: list[Callable[[float], None]] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Connect to the replicas of the present route table, and follow its changes. To be called
+        in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self.lines = replicas.Lines(self.settings, self._loop)
+        self.lines.apply(entity for _, entity in self.table.entities())
+        self.clerk = clerk.Clerk(
+            self._engine, f"gateway-{self.settings.port}", self.settings.run_dir, self.publish
+        )
+        self.clerk.start()
+        self._ticker = self._loop.create_task(self._tick())
+
+    @property
+    def snapshot(self) -> state.Snapshot:
+        """What the present route table was drawn from."""
+        return self.table.snapshot
+
+    def publish(self, version: int, snapshot: state.Snapshot) -> None:
+        """A new snapshot: draw the route table here, swap it in the loop. Any thread."""
+        table = routing.table(snapshot)
+        self._loop.call_soon_threadsafe(self._swap, version, table)
+
+    def refresh(self) -> None:
+        """Take over now what changed in SQL: whoever made a change may rely on it at once."""
+        version, snapshot = clerk.read_snapshot(self._engine)
+        if version > self._version:
+            self._swap(version, routing.table(snapshot))
+
+    def _swap(self, version: int, table: routing.RouteTable) -> None:
+        if version < self._version:
+            return  # read before a refresh that came in between
+        self._version, self.table = version, table
+        self.lines.apply(entity for _, entity in table.entities())
+
+    async def close(self) -> None:
+        """After the last reply: write what is left, end the thread, seal the log."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.lines.close()
+        self._flush()
+        await asyncio.to_thread(self.clerk.close)
+        self.log.close()
+
+    def each_sweep(self, sweep: Callable[[float], None]) -> None:
+        """Have this called four times a second with the loop's time (deadlines of connections)."""
+        self._sweeps.append(sweep)
+
+    async def _tick(self) -> None:
+        number = 0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            number += 1
+            try:
+                self.log.tick()
+                if number % TICKS_PER_EXPIRE == 0:
+                    now = self._loop.time()
+                    self.lines.expire(now)
+                    for sweep in self._sweeps:
+                        sweep(now)
+                if number % TICKS_PER_DEMAND == 0:
+                    self.clerk.offer(self.lines.loads(), urgent=False)
+            except Exception as error:  # noqa: BLE001  the clockwork goes on
+                log.error("tick_failed", error=f"{type(error).__name__}: {error}"[:500])
+
+    # -- requests
+
+    def handle(self, request: Request, reply: Callable[[Reply], None]) -> "Call":
+        """Answer a request; `reply` is called once, unless the call is cancelled."""
+        call = Call(self, request, reply)
+        try:
+            call.admit()
+            call.dispatch()
+        except errors.InferlakeError as error:
+            call.refuse(error)
+        except Exception as error:  # noqa: BLE001  our own bug: one request's, not the connection's
+            call.fail(error)
+        return call
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The safe twin: the same request through plain ASGI."""
+        body = await _whole_body(receive, self.settings.max_body_bytes)
+        if body is None:
+            await _send_reply(send, self.body_too_large())
+            return
+        replied: asyncio.Future[Reply] = self._loop.create_future()
+        client = scope.get("client")
+        request = Request(
+            scope.get("raw_path") or scope["path"].encode(),
+            scope["headers"],
+            body,
+            client[0] if client else "",
+        )
+        call = self.handle(request, lambda r: None if replied.done() else replied.set_result(r))
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(receive))
+        either: set[asyncio.Future[Any]] = {replied, gone}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not replied.done():
+                call.cancel()
+                return
+            await _send_reply(send, replied.result())
+        finally:
+            gone.cancel()
+
+    def body_too_large(self) -> Reply:
+        """The answer to a body over the limit, after which the connection is closed."""
+        error = errors.BadRequest(f"Body over {self.settings.max_body_bytes} bytes.")
+        found = refusal(error)
+        return Reply(found.status, [*found.headers, (b"connection", b"close")], found.body)
+
+    def content_type(self, header: bytes) -> int:
+        """The wire's number of a Content-Type header. Raises BadRequest."""
+        found = self._content_types.get(header)
+        if found is None:
+            found = _content_type(header.decode("latin-1"))
+            if len(self._content_types) < 1_000:
+                self._content_types[header] = found
+        return found
+
+    def now(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
+
+    def awaken(self, entity_id: str) -> None:
+        """A request waits for an entity: if that has no replica, the controller hears of it at
+        once, and again each second."""
+        line = self.lines.line(entity_id)
+        now = self._loop.time()
+        if line.waiting and not line.ready and now - self._told.get(entity_id, -1.0) >= 1:
+            self._told[entity_id] = now
+            self.clerk.offer(self.lines.loads(), urgent=True)
+
+    # -- the log
+
+    def finished(self, call: "Call") -> None:
+        """An answer is there: log and reply at the end of this turn, with all others."""
+        if not self._finished:
+            self._loop.call_soon(self._flush)
+        self._finished.append(call)
+
+    def _flush(self) -> None:
+        finished, self._finished = self._finished, []
+        groups: dict[state.CaptureView, list[tuple[Call, rows.Payload]]] = {}
+        for call in finished:
+            row = call.row()
+            if row is not None and call.capture is not None:
+                groups.setdefault(call.capture, []).append((call, row))
+        for capture, group in groups.items():
+            self._log(capture, group)
+        for call in finished:
+            call.send()
+
+    def _log(self, capture: state.CaptureView, group: "list[tuple[Call, rows.Payload]]") -> None:
+        """Write a group of rows; requests whose row cannot be written are refused instead."""
+        power = capture.acknowledgement == "power"
+        try:
+            self.log.append(capture.table, "payload", [row for _, row in group], power)
+        except errors.LogFull as error:
+            self.counts.unlogged[capture.table] += len(group)
+            for call, _ in group:
+                call.replace(error)
+            return
+        except Exception as error:  # noqa: BLE001  a row that cannot be encoded fails alone
+            if len(group) > 1:
+                for one in group:
+                    self._log(capture, [one])
+                return
+            self.counts.unlogged[capture.table] += 1
+            group[0][0].fail(error)
+            return
+        for _, row in group:
+            if row.client_request_id is not None:
+                self.recent_client_ids.add(row.client_request_id)
+
+    # -- numbers
+
+    def metrics(self, endpoint: str | None = None) -> str:
+        """Prometheus text of this gateway; of one endpoint in the names of the contract."""
+        concurrency: dict[counts.Key, float] = {}
+        waiting: dict[counts.Key, float] = {}
+        in_flight: dict[counts.Key, float] = {}
+        for view, entity in self.table.entities():
+            if endpoint not in (None, view.name) or entity.kind != "custom":
+                continue
+            key = counts.Key(view.name, entity.name)
+            load = self.lines.line(entity.id).load()
+            concurrency[key] = sum(replica.concurrency for replica in entity.replicas)
+            waiting[key], in_flight[key] = load.waiting, load.in_flight
+        if endpoint is not None:
+            return self.counts.export(endpoint, concurrency, int(self.now()))
+        return self.counts.text(
+            {
+                "inferlake_provisioned_concurrency": concurrency,
+                "inferlake_waiting_requests": waiting,
+                "inferlake_in_flight_requests": in_flight,
+            },
+            {
+                "inferlake_log_backlog_bytes": self.log.backlog_bytes,
+                "inferlake_log_dropped_rows": sum(self.log.dropped.values()),
+            },
+        )
+
+
+class Call:
+    """One request on its way. States: admitted -> dispatched -> finished -> sent, or cancelled."""
+
+    __slots__ = (
+        "_answer", "_ask", "_begun", "_body", "_caller", "_choice", "_content_type",
+        "_entity_name", "_error", "_headers", "_number", "_plane", "_reply", "_request",
+        "_response", "_route", "_source", "_status", "_time_ns", "capture",
+    )  # fmt: skip
+
+    def __init__(self, plane: DataPlane, request: Request, reply: Callable[[Reply], None]) -> None:
+        self._time_ns = time.time_ns()
+        self._begun = time.perf_counter_ns()
+        self._plane = plane
+        self._request = request
+        self._reply: Callable[[Reply], None] | None = reply
+        self._number = _request_number(self._time_ns, plane.random)
+        self._body = request.body
+        self._headers: dict[bytes, bytes] = {}
+        self._caller: access.Caller | None = None
+        self._route: routing.Route | None = None
+        self._choice: routing.Choice | None = None
+        self._entity_name: str | None = None
+        self._content_type = wire.JSON
+        self._ask: replicas.Ask | None = None
+        self._answer: wire.Answer | None = None
+        self._error: errors.InferlakeError | None = None
+        self._status = 0
+        self._response = b""
+        self._source: str | None = None
+        self.capture: state.CaptureView | None = None
+
+    # -- coming in
+
+    def admit(self) -> None:
+        """Token, endpoint, grant, limits, encoding of the body. Raises the error of the first that
+        refuses."""
+        plane, request, table = self._plane, self._request, self._plane.table
+        self._headers = headers = dict(request.headers)
+        now = plane.now()
+        authorization = headers.get(b"authorization")
+        self._caller = caller = plane.door.caller(
+            None if authorization is None else authorization.decode("latin-1"),
+            request.peer,
+            table.snapshot,
+            self._time_ns // 1_000_000,
+            now,
+        )
+        endpoint_name, self._entity_name = table.targets.get(request.target) or _named(
+            request.target
+        )
+        route = table.routes.get(endpoint_name)
+        if route is None:
+            raise errors.DoesNotExist(f"Endpoint '{endpoint_name[:200]}' does not exist.")
+        endpoint = route.endpoint
+        access.require(caller, endpoint.id, endpoint.name, "CAN_QUERY", table.snapshot)
+        self._route, self.capture = route, endpoint.capture
+        if endpoint.stopped:
+            raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
+        if endpoint.rate_limits:
+            plane.limits.admit(endpoint.id, endpoint.rate_limits, caller.user, now)
+        self._body = _decoded(
+            request.body, headers.get(b"content-encoding"), plane.settings.max_body_bytes
+        )
+        self._content_type = plane.content_type(headers.get(b"content-type", b""))
+        self._choice = self._chosen(route)
+
+    def _chosen(self, route: routing.Route) -> routing.Choice:
+        endpoint, entity_name = route.endpoint, self._entity_name
+        if not endpoint.entities:
+            if endpoint.updating:
+                raise errors.Unavailable(f"Endpoint '{endpoint.name}' is being created.")
+            raise errors.BadRequest(f"Endpoint '{endpoint.name}' serves no entity yet.")
+        if entity_name is not None:
+            entity = route.by_name.get(entity_name)
+            if entity is None:
+                raise errors.DoesNotExist(
+                    f"Served entity '{entity_name[:200]}' of endpoint '{endpoint.name}' "
+                    "does not exist."
+                )
+            return routing.Choice(entity, None, None, None)
+        return route.draw(self._routing_key(endpoint), self._plane.random.random())
+
+    def _routing_key(self, endpoint: state.EndpointView) -> str | None:
+        """What the request's unit is; None: it has none, and is drawn by chance."""
+        key = endpoint.sticky_key
+        if key is None or self._caller is None:
+            return None
+        if key == "caller":
+            return self._caller.user
+        header = routing.header_name(key)
+        if header is not None:
+            value = self._headers.get(header)
+            return None if value is None else value.decode("latin-1")
+        if self._content_type != wire.JSON:
+            return None
+        if key == "client_request_id":
+            return _sides(self._body).client_request_id
+        try:
+            return routing.key_in_body(orjson.loads(self._body), key)
+        except orjson.JSONDecodeError:
+            return None  # the worker says what is wrong with it
+
+    def dispatch(self) -> None:
+        """Send the request to its entity, or put it in line. Raises QueueFull."""
+        assert self._choice is not None  # set by admit
+        plane, entity = self._plane, self._choice.entity
+        if entity.kind != "custom":
+            raise errors.NotImplementedHere("External models are not offered yet.")
+        now = plane.now()
+        self._ask = replicas.Ask(
+            self._number & 0xFFFFFFFFFFFFFFFF, self._body, self._content_type, self._answered, now
+        )
+        line = plane.lines.line(entity.id)
+        line.submit(self._ask, now, self._time_ns // 1_000_000)
+        if line.waiting:
+            plane.awaken(entity.id)
+
+    # -- coming back
+
+    def _answered(self, answer: wire.Answer | None, error: errors.InferlakeError | None) -> None:
+        self._ask = None
+        if answer is not None:
+            self._answer = answer
+            self._status, self._response = answer.status, answer.body
+            self._source = answer.error_source
+            self._plane.finished(self)
+        elif error is not None:
+            self.refuse(error)
+        else:
+            self._again()
+
+    def _again(self) -> None:
+        """The entity left the configuration before it was asked: draw once more."""
+        assert self._route is not None  # set before anything was asked
+        name = self._route.endpoint.name
+        try:
+            route = self._plane.table.routes.get(name)
+            if route is None:
+                raise errors.DoesNotExist(f"Endpoint '{name}' does not exist.")
+            self._route, self.capture = route, route.endpoint.capture
+            self._choice = self._chosen(route)
+            self.dispatch()
+        except errors.InferlakeError as error:
+            self.refuse(error)
+
+    def refuse(self, error: errors.InferlakeError) -> None:
+        """Answer with an error."""
+        self._ask, self._answer = None, None
+        self.replace(error)
+        self._plane.finished(self)
+
+    def replace(self, error: errors.InferlakeError) -> None:
+        """The answer becomes this error."""
+        self._error = error
+        self._status = error.status
+        self._response = orjson.dumps(errors.envelope(error))
+        self._source = "request" if error.status < 500 else "server"
+
+    def fail(self, error: Exception) -> None:
+        """Our own bug: told by its id only."""
+        log.error(
+            "request_failed", request=self.request_id, error=f"{type(error).__name__}: {error}"
+        )
+        wrong = errors.InternalError(f"Internal error, request id {self.request_id}.")
+        if self._status:  # found while logging: the reply goes out in this same turn
+            self.replace(wrong)
+        else:
+            self.refuse(wrong)
+
+    def cancel(self) -> None:
+        """The client hung up: nobody gets a reply, the row says 499."""
+        if self._reply is None or self._status:
+            self._reply = None
+            return
+        self._reply = None
+        if self._ask is not None:
+            self._ask.cancel()
+            self._ask = None
+        self._status, self._source = 499, "request"
+        self._plane.finished(self)
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, a UUIDv7."""
+        text = f"{self._number:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    # -- going out
+
+    def send(self) -> None:
+        """Count the request and call back with the reply, once."""
+        self._count()
+        reply, self._reply = self._reply, None
+        if reply is None:
+            return
+        request_id = self.request_id.encode()
+        headers = [
+            _JSON_HEADER,
+            (b"x-request-id", request_id),
+            (b"databricks-request-id", request_id),
+        ]
+        if self._choice is not None:
+            headers.append((b"served-model-name", self._choice.entity.name.encode()))
+        if self._status in (429, 503):
+            retry_after = (self._error.retry_after if self._error else None) or 1
+            headers.append((b"retry-after", b"%d" % retry_after))
+        try:
+            reply(Reply(self._status, headers, self._response))
+        except Exception as error:  # noqa: BLE001  one client's connection, not the others'
+            log.error("reply_failed", request=self.request_id, error=str(error))
+
+    def _count(self) -> None:
+        if self._caller is None or self._route is None:
+            self._plane.counts.refused[self._status] += 1
+            return
+        entity = self._choice.entity.name if self._choice is not None else ""
+        key = counts.Key(self._route.endpoint.name, entity)
+        total_us = (time.perf_counter_ns() - self._begun) // 1000
+        answer = self._answer
+        queue_us, predict_us = (0, 0) if answer is None else (answer.queue_us, answer.predict_us)
+        second = int(self._plane.now())
+        self._plane.counts.record(key, self._status, second, total_us, queue_us, predict_us)
+
+    def row(self) -> rows.Payload | None:
+        """The row of this request; None if its endpoint records none of it."""
+        capture, route, caller = self.capture, self._route, self._caller
+        if capture is None or route is None or caller is None:
+            return None
+        if capture.sampling_fraction < 1 and (
+            self._plane.random.random() >= capture.sampling_fraction
+        ):
+            return None
+        cap = self._plane.settings.payload_cap_bytes
+        request, response = rows.loggable(self._body, cap), rows.loggable(self._response, cap)
+        answer, choice = self._answer, self._choice
+        total_us = (time.perf_counter_ns() - self._begun) // 1000
+        queue_us = features_us = predict_us = 0
+        looked_up = None
+        sides = None
+        if answer is not None:
+            queue_us, features_us = answer.queue_us, answer.features_us
+            predict_us = answer.predict_us
+            looked_up = None if answer.looked_up is None else answer.looked_up.decode()
+        if answer is not None and answer.status == 200:
+            client_id = answer.client_request_id
+            usage = None if answer.usage_context is None else orjson.loads(answer.usage_context)
+        else:
+            sides = _sides(self._body) if self._content_type == wire.JSON else _NO_SIDES
+            client_id, usage = sides.client_request_id, _checked_usage(sides.usage_context)
+        entity = None if choice is None else choice.entity
+        content_type = self._headers.get(b"content-type")
+        return rows.Payload(
+            self._time_ns // DAY_NS,
+            self.request_id,
+            client_id,
+            self._time_ns // 1000,
+            self._status,
+            capture.sampling_fraction,
+            (predict_us + 500) // 1000,
+            request.text,
+            response.text if self._response else None,
+            None if entity is None else entity.id,
+            rows.error_codes(request.over_cap, response.over_cap),
+            caller.user,
+            route.endpoint.id,
+            None if entity is None else entity.name,
+            None if entity is None else entity.model_name,
+            None if entity is None else entity.model_version,
+            route.endpoint.config_version,
+            None if choice is None else choice.share,
+            None if choice is None else choice.split,
+            None if choice is None else choice.unit_id,
+            False,
+            looked_up,
+            usage,
+            self._source,
+            request.encoding,
+            None if content_type is None else content_type.decode("latin-1"),
+            max(0, total_us - queue_us - features_us - predict_us),
+            queue_us,
+            features_us,
+            predict_us,
+        )
+
+
+def refusal(error: errors.InferlakeError) -> Reply:
+    """A reply that tells an error, for what never became a call."""
+    headers = [_JSON_HEADER]
+    headers += [
+        (name.lower().encode(), value.encode()) for name, value in errors.headers(error).items()
+    ]
+    return Reply(error.status, headers, orjson.dumps(errors.envelope(error)))
+
+
+def _revealed(secret: Any) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _request_number(time_ns: int, source: random.Random) -> int:
+    """A UUIDv7 as a number: 48 bits of unix ms, version, 12 random bits, variant, 62 random bits
+    (names.uuid7, without an object per request)."""
+    high = (time_ns // 1_000_000 << 16) | 0x7000 | source.getrandbits(12)
+    return high << 64 | 0x8000000000000000 | source.getrandbits(62)
+
+
+def _named(target: bytes) -> tuple[str, str | None]:
+    """Endpoint and entity in a path that no route of the table has. Raises RouteNotFound."""
+    parts = target.decode("latin-1").split("/")
+    if len(parts) == 4 and parts[1] == "serving-endpoints" and parts[3] == "invocations":
+        return parts[2], None
+    if len(parts) == 6 and parts[3] == "served-models" and parts[5] == "invocations":
+        return parts[2], parts[4]
+    raise errors.RouteNotFound(f"No route POST {target.decode('latin-1')[:200]}")
+
+
+def _content_type(header: str) -> int:
+    name, *parameters = (part.strip() for part in header.split(";"))
+    found = _CONTENT_TYPES.get(name.lower())
+    if found is None:
+        offered = "application/json, text/csv and application/x-parquet"
+        raise errors.BadRequest(f"Content-Type '{name[:100]}' is not supported; {offered} are.")
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        value = value.strip('"').lower()
+        if key.lower() == "charset" and value not in ("utf-8", "utf8"):
+            raise errors.BadRequest(f"Charset '{value[:50]}' is not supported; utf-8 is.")
+    return found
+
+
+def _decoded(body: bytes, encoding: bytes | None, most_bytes: int) -> bytes:
+    """The body without its Content-Encoding. Raises BadRequest."""
+    if encoding is None:
+        return body
+    name = encoding.decode("latin-1").strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip"):
+        raise errors.BadRequest(
+            f"Content-Encoding '{name[:50]}' is not supported; gzip and identity are."
+        )
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        found = unpacker.decompress(body, most_bytes + 1)
+    except zlib.error:
+        raise errors.BadRequest("Body is not valid gzip.") from None
+    if len(found) > most_bytes:
+        raise errors.BadRequest(f"Body over {most_bytes} bytes.")
+    if not unpacker.eof or unpacker.unused_data:
+        raise errors.BadRequest("Body is not valid gzip: cut off, or more than one member.")
+    return found
+
+
+class _Sides(msgspec.Struct):
+    """The side fields at the top level of a body; everything else is skipped."""
+
+    client_request_id: str | None = None
+    usage_context: dict[str, str] | None = None
+
+
+class _ClientId(msgspec.Struct):
+    client_request_id: str | None = None
+
+
+_NO_SIDES = _Sides()
+_decode_sides = msgspec.json.Decoder(_Sides).decode
+_decode_client_id = msgspec.json.Decoder(_ClientId).decode
+
+
+def _sides(body: bytes) -> _Sides:
+    """Side fields, as far as the body lets itself be read."""
+    if b"client_request_id" not in body and b"usage_context" not in body:
+        return _NO_SIDES
+    try:
+        return _decode_sides(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        return _Sides(_decode_client_id(body).client_request_id)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _NO_SIDES
+
+
+def _checked_usage(usage: Mapping[str, str] | None) -> dict[str, str] | None:
+    """A refused request's usage context, if it is of a size to be kept."""
+    if not usage or len(usage) > 64 or any(len(k) + len(v) > 512 for k, v in usage.items()):
+        return None
+    return dict(usage)
+
+
+async def _whole_body(receive: Receive, most_bytes: int) -> bytes | None:
+    """The body, or None as soon as it is too large."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(parts)
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most_bytes:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_reply(send: Send, reply: Reply) -> None:
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,211 @@
+"""The route table: which entity answers a request. Pure; drawn from a snapshot, never changed.
+
+A request without a sticky key is drawn by chance, by the exact percentages. With one, its unit has
+a place u in [0, 1) and challenger j of k owns [j/k, j/k + share_j), the champion the rest: growing
+a share moves units from the champion only, shrinking it sends the same ones back (experiments.md,
+"Sticky assignment"). The champion is the entity with the largest share, of equals the first.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from serving import state
+
+# Where a sticky key is found, by its prefix in the configuration.
+IN_BODY = ("client_request_id", "usage_context.", "feature:")
+
+
+class Choice(NamedTuple):
+    """The entity that answers. `share`: 0..1, None if the split did not draw it; `split`: the whole
+    split as JSON; `unit_id`: hash of the unit, hexadecimal."""
+
+    entity: state.EntityView
+    share: float | None
+    split: str | None
+    unit_id: str | None
+
+
+class Interval(NamedTuple):
+    """[start, end) of [0, 1), owned by entity number `owner`."""
+
+    start: float
+    end: float
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint: its entities, and how a request is drawn."""
+
+    endpoint: state.EndpointView
+    champion: int
+    intervals: tuple[Interval, ...]
+    ends: tuple[tuple[float, int], ...]
+    split: str
+    by_name: Mapping[str, state.EntityView] = field(repr=False)
+
+    @property
+    def key_in_body(self) -> bool:
+        """Whether the sticky key lies in the body, which has to be read for it."""
+        key = self.endpoint.sticky_key
+        return key is not None and key.startswith(IN_BODY)
+
+    def draw(self, key: str | None, random: float) -> Choice:
+        """The entity of a request. `key`: routing key of its unit, None for a draw by `random`
+        (uniform over [0, 1)). The endpoint must have an entity."""
+        entities = self.endpoint.entities
+        if key is None:
+            number = next(owner for end, owner in self.ends if random < end)
+            return self._choice(entities[number], None)
+        digest = unit_digest(key, self.endpoint.sticky_salt)
+        place = position(digest)
+        number = next(
+            (one.owner for one in self.intervals if one.start <= place < one.end), self.champion
+        )
+        return self._choice(entities[number], digest.hex())
+
+    def _choice(self, entity: state.EntityView, unit_id: str | None) -> Choice:
+        return Choice(entity, entity.percentage / 100, self.split, unit_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All endpoints at one moment. `targets`: request target -> (endpoint, entity name or None)."""
+
+    snapshot: state.Snapshot
+    routes: Mapping[str, Route]
+    targets: Mapping[bytes, tuple[str, str | None]]
+
+    def entities(self) -> list[tuple[state.EndpointView, state.EntityView]]:
+        """Every entity that may be asked."""
+        return [
+            (route.endpoint, entity)
+            for route in self.routes.values()
+            for entity in route.endpoint.entities
+        ]
+
+
+def table(snapshot: state.Snapshot) -> RouteTable:
+    """The route table of a snapshot."""
+    routes = {endpoint.name: route(endpoint) for endpoint in snapshot.endpoints}
+    targets: dict[bytes, tuple[str, str | None]] = {}
+    for name, one in routes.items():
+        base = f"/serving-endpoints/{name}"
+        targets[f"{base}/invocations".encode()] = (name, None)
+        for entity in one.endpoint.entities:
+            targets[f"{base}/served-models/{entity.name}/invocations".encode()] = (
+                name,
+                entity.name,
+            )
+    return RouteTable(snapshot, routes, targets)
+
+
+def route(endpoint: state.EndpointView) -> Route:
+    """How requests to one endpoint are drawn."""
+    percentages = [entity.percentage for entity in endpoint.entities]
+    champion = percentages.index(max(percentages)) if percentages else 0
+    return Route(
+        endpoint,
+        champion,
+        challenger_intervals(percentages, champion),
+        _cumulative(percentages),
+        orjson.dumps({entity.name: entity.percentage for entity in endpoint.entities}).decode(),
+        {entity.name: entity for entity in endpoint.entities},
+    )
+
+
+def challenger_intervals(percentages: Sequence[int], champion: int) -> tuple[Interval, ...]:
+    """What each challenger with a share owns. Slots of 1/k where every share fits into one, which
+    keeps units when a share grows; else end to end (three or more challengers, one of them large).
+    """
+    running = [
+        number for number, share in enumerate(percentages) if share > 0 and number != champion
+    ]
+    k = len(running)
+    slotted = all(percentages[number] * k <= 100 for number in running)
+    found, used = [], 0.0
+    for j, number in enumerate(running):
+        share = percentages[number] / 100
+        start = j / k if slotted else used
+        found.append(Interval(start, start + share, number))
+        used += share
+    return tuple(found)
+
+
+def _cumulative(percentages: Sequence[int]) -> tuple[tuple[float, int], ...]:
+    """(end, owner) of stretches of [0, 1) with the lengths of the shares; the last ends at 1."""
+    found: list[tuple[float, int]] = []
+    total = 0
+    for number, share in enumerate(percentages):
+        if share > 0:
+            total += share
+            found.append((total / 100, number))
+    if not found:
+        return ((1.0, 0),)
+    return (*found[:-1], (1.0, found[-1][1]))
+
+
+def unit_digest(key: str, salt: str) -> bytes:
+    """SHA-256 of salt, 0x00, routing key: its first 8 bytes place a unit, its hexadecimal form is
+    all that is stored of it."""
+    return hashlib.sha256(salt.encode() + b"\0" + key.encode("utf-8", "replace")).digest()
+
+
+def position(digest: bytes) -> float:
+    """Place of a unit in [0, 1): uniform over units, the same on every gateway and after every
+    restart."""
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def header_name(sticky_key: str | None) -> bytes | None:
+    """The header that holds the routing key, in lower case; None if it lies elsewhere."""
+    if sticky_key is None or not sticky_key.startswith("header:"):
+        return None
+    return sticky_key.removeprefix("header:").lower().encode()
+
+
+def key_in_body(body: object, sticky_key: str) -> str | None:
+    """The routing key in a parsed body: client_request_id, usage_context.NAME or feature:COLUMN
+    (of the first row); None if it is not there."""
+    if not isinstance(body, dict):
+        return None
+    if sticky_key == "client_request_id":
+        return _text(body.get("client_request_id"))
+    if sticky_key.startswith("usage_context."):
+        usage = body.get("usage_context")
+        name = sticky_key.removeprefix("usage_context.")
+        return _text(usage.get(name)) if isinstance(usage, dict) else None
+    return _text(_first_value(body, sticky_key.removeprefix("feature:")))
+
+
+def _first_value(body: dict[str, object], column: str) -> object:
+    split = body.get("dataframe_split")
+    if isinstance(split, dict):
+        columns, data = split.get("columns"), split.get("data")
+        if not (isinstance(columns, list) and isinstance(data, list) and column in columns):
+            return None
+        place = columns.index(column)
+        first = data[0] if data else None
+        return first[place] if isinstance(first, list) and place < len(first) else None
+    for form in ("dataframe_records", "instances"):
+        rows = body.get(form)
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            return rows[0].get(column)
+    inputs = body.get("inputs")
+    if isinstance(inputs, dict):
+        values = inputs.get(column)
+        return (values[0] if values else None) if isinstance(values, list) else values
+    return None
+
+
+def _text(value: object) -> str | None:
+    """A scalar as the text that is hashed: a string as it is, others as their JSON."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    return orjson.dumps(value).decode()

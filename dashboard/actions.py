@@ -69,13 +69,15 @@ def moved(before: Routes, entity: str, percentage: int) -> Routes:
     return tuple((name, float(shares[name])) for name, _ in before)
 
 
-def state_words(state: object) -> tuple[str, str]:
+def state_words(endpoint: api.Json) -> tuple[str, str]:
     """The state of an endpoint in words: (ready or not, what is under way or "").
 
-    Takes the Databricks object `{"ready", "config_update"}` or one word."""
+    `state` is the Databricks object `{"ready", "config_update"}` or one word."""
+    state = endpoint.get("state")
+    if endpoint.get("stopped"):
+        return "stopped", ""
     if not isinstance(state, dict):
-        word = str(state or "unknown").lower().replace("_", " ")
-        return word, ""
+        return str(state or "unknown").lower().replace("_", " "), ""
     ready = {"READY": "ready", "NOT_READY": "not ready"}.get(str(state.get("ready")), "unknown")
     update = {
         "IN_PROGRESS": "updating",
@@ -141,7 +143,10 @@ def restoration(endpoint: api.Json, version: api.Json) -> Change:
         title=f"Roll back to configuration {number}",
         endpoint=name,
         path=api.rollback_path(name),
-        body={"to_config_version": number},
+        body={
+            "to_config_version": number,
+            "if_config_version": (endpoint.get("config") or {}).get("config_version"),
+        },
         before=routes(endpoint.get("config")),
         after=routes(version.get("config")),
         config_version=(endpoint.get("config") or {}).get("config_version"),
@@ -298,22 +303,25 @@ def _report(change: Change, reply: api.Json) -> None:
 
 
 def _undoing(change: Change, after: int | None) -> Callable[[], None]:
+    """Brings the configuration before `change` back, unless somebody changed it since."""
+    body = {
+        "to_config_version": change.config_version,
+        "if_config_version": after,
+        "reason": f"undo: {change.title}",
+    }
+
     def undo() -> None:
-        body = {"to_config_version": change.config_version, "reason": f"undo: {change.title}"}
         try:
-            endpoint = api.endpoint(frame.client(), change.endpoint)
-            present = (endpoint.get("config") or {}).get("config_version")
-            if after is not None and present != after:
-                frame.say(
-                    f"Not undone: configuration {present} is newer than the change. "
-                    "Roll back on the endpoint's page instead.",
-                    good=False,
-                )
-                return
             api.change_traffic(frame.client(), api.rollback_path(change.endpoint), body)
+        except api.Conflict as error:
+            frame.say(
+                f"Not undone, somebody changed it since: {error.message} "
+                "Roll back on the endpoint's page instead.",
+                good=False,
+            )
         except api.ApiError as error:
             frame.say(f"Not undone: {error.message}", good=False)
-            return
-        frame.say(f"Undone. {change.endpoint}: {words.split(change.before)}.")
+        else:
+            frame.say(f"Undone. {change.endpoint}: {words.split(change.before)}.")
 
     return undo

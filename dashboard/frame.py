@@ -232,6 +232,8 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
         return "age unknown", "gray", "Your grants do not include the record of this endpoint."
     except api.ApiError as error:
         return "no answer", "red", words.plain(error.message)
+    if not reply.get("table"):
+        return "not recorded", "gray", "This endpoint has no inference table."
     at = words.moment(reply.get("last_commit_time"))
     seconds = None if at is None else (now() - at).total_seconds()
     return _age_words(seconds, words.figure(reply.get("lag_seconds")))

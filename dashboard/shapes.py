@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from dashboard import charts
 
+OTHERS = "all others"
 BASELINE, PREVIOUS = "#9AA3AF", "#56B4E9"
 MOST_CELLS_WITH_TEXT = 900
 # Effect over threshold: pale below 1, amber from 1 (warning), dark from 2 (critical).
@@ -153,4 +154,8 @@ def shape_of(profile: Mapping[str, Any] | None) -> Shape | None:
     shares = [entry.get("count", 0) / total for entry in bins]
     if "low" in bins[0]:
         return Shape([entry["low"] for entry in bins] + [bins[-1]["high"]], [], shares)
-    return Shape([], [str(entry.get("value")) for entry in bins], shares)
+    return Shape(
+        [],
+        [OTHERS if entry.get("value") is None else str(entry["value"]) for entry in bins],
+        shares,
+    )

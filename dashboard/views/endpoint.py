@@ -38,7 +38,7 @@ def main() -> None:
 
 def head(endpoint: api.Json) -> None:
     """State in plain words, the split, and what can be done."""
-    ready, update = actions.state_words(endpoint.get("state"))
+    ready, update = actions.state_words(endpoint)
     left, right = st.columns([5, 1.4], vertical_alignment="center")
     with left, st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{words.plain(endpoint['name'])}**", width="content")

@@ -46,7 +46,7 @@ def summary(endpoint: api.Json) -> dict[str, Any]:
     """One row of the table."""
     config = endpoint.get("config") or endpoint.get("pending_config") or {}
     entities = config.get("served_entities") or []
-    ready, update = actions.state_words(endpoint.get("state"))
+    ready, update = actions.state_words(endpoint)
     split = actions.routes(config)
     return {
         "name": str(endpoint.get("name")),

@@ -1,6 +1,7 @@
 """Is the challenger better, and how sure are we?"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -161,26 +162,53 @@ def act(endpoint: api.Json, policy: api.Json, decision: api.Json) -> None:
 def history(name: str, policy: api.Json, decision: api.Json) -> None:
     """The primary difference of all decisions so far: looking often is allowed, and said so."""
     reply = frame.load("the past decisions", api.experiment, name, True, absent={})
-    challenger, _ = evidence.roles(policy, decision)
-    past = [
-        d
-        for d in (reply or {}).get("decisions") or []
-        if d.get("challenger") == challenger
-        and d.get("kind") != "guard"  # its rows are the newest hours alone: another question
-        and words.moment(d.get("decided_time"))
-    ]
-    past.sort(key=lambda d: str(d["decided_time"]))
+    past = comparisons((reply or {}).get("decisions") or [])
     metric = str((policy.get("primary") or {}).get("name"))
-    line = interval_line(past, metric, challenger)
+    current = (decision.get("experiment"), str(decision.get("challenger")))
+    past.setdefault(current, [])
+    chosen = current
+    if len(past) > 1:
+        keys = sorted(past, key=lambda key: str(key[0]), reverse=True)
+        chosen = st.selectbox(
+            "Comparison",
+            keys,
+            index=keys.index(current),
+            format_func=lambda key: comparison_words(key, past[key], key == current),
+            key="experiment_comparison",
+        )
+    line = interval_line(past[chosen], metric, chosen[1])
     if sum(value is not None for value in line.values) < 2:
         st.info("The band appears with the second interval.", icon=":material/hourglass_top:")
         return
-    newest = (decision.get("metrics") or {}).get(metric) or {}
+    draw_history(line, past[chosen], policy, metric)
+
+
+def comparisons(decisions: Sequence[api.Json]) -> dict[tuple[Any, str], list[api.Json]]:
+    """Decisions by (experiment, challenger), in the order of time. Those of the guard are left
+    out: its rows are the newest hours alone, another question."""
+    found: dict[tuple[Any, str], list[api.Json]] = {}
+    for decision in sorted(decisions, key=lambda d: str(d.get("decided_time"))):
+        if decision.get("kind") != "guard" and words.moment(decision.get("decided_time")):
+            key = (decision.get("experiment"), str(decision.get("challenger")))
+            found.setdefault(key, []).append(decision)
+    return found
+
+
+def comparison_words(key: tuple[Any, str], past: Sequence[api.Json], is_current: bool) -> str:
+    said = f"{key[1]} against {past[0].get('champion')}" if past else key[1]
+    if past:
+        said += f", {words.day(past[0]['decided_time'])} to {words.day(past[-1]['decided_time'])}"
+    return f"{said} (the present one)" if is_current else said
+
+
+def draw_history(
+    line: charts.Line, past: Sequence[api.Json], policy: api.Json, metric: str
+) -> None:
+    newest = (past[-1].get("metrics") or {}).get(metric) or {}
     good = 1 if newest.get("direction") == "higher" else -1
     primary = policy.get("primary") or {}
-    bound = -good * (words.figure(primary.get("margin")) or 0.0)
-    if primary.get("mode", "superiority") == "superiority":
-        bound = 0.0
+    superior = primary.get("mode", "superiority") == "superiority"
+    bound = 0.0 if superior else -good * (words.figure(primary.get("margin")) or 0.0)
     mde = words.figure(primary.get("mde"))
     figure = charts.narrowing(
         line, bound, None if mde is None else good * mde, turns(past), words.metric(metric)
@@ -188,7 +216,7 @@ def history(name: str, policy: api.Json, decision: api.Json) -> None:
     st.plotly_chart(figure, config=charts.CONFIG, key="experiment_history")
     better = "above" if good > 0 else "below"
     st.caption(
-        f"{words.plain(challenger)} minus champion; {better} the line is better. Peeking is "
+        f"{words.plain(line.name)} minus champion; {better} the line is better. Peeking is "
         "allowed: the interval is valid at every moment. Marks: where the decision changed. Times "
         "are UTC, in the time of the monitor."
     )

@@ -90,7 +90,7 @@ def row(endpoint: api.Json) -> None:
         )
         with title.container(gap="xxsmall"):
             st.markdown(f"**{words.plain(name)}**")
-            state(endpoint.get("state"))
+            state(endpoint)
         split = [
             (str(e.get("name")), words.figure(e.get("percentage")) or 0.0)
             for e in endpoint.get("entities") or []
@@ -118,9 +118,9 @@ def drift_words(drift: api.Json) -> str:
     return f"{drift.get('column')} {effect:.1f} × limit"
 
 
-def state(given: object) -> None:
+def state(endpoint: api.Json) -> None:
     """The state of an endpoint as a word with a colour."""
-    ready, update = actions.state_words(given)
+    ready, update = actions.state_words(endpoint)
     tint: frame.Tint = "green" if ready == "ready" else "red"
     st.badge(ready, color=tint)
     if update:

@@ -328,6 +328,8 @@ def decision(day: int) -> dict[str, Any]:
         "summary": f"v2 against v1 on log loss: {effect:+.3f} "
         f"[{effect - half:+.3f}, {effect + half:+.3f}] from {labels:,} labels",
         "decided_time": iso(STORY + timedelta(days=day)),
+        "experiment": 1,
+        "kind": "scheduled",
         "config_version": 2,
         "metrics": {
             "log_loss": metric,

@@ -102,21 +102,18 @@ def test_a_shift_is_chosen_with_a_slider(opened: Any, provider: Any) -> None:
 def test_success_says_what_stands_now_and_can_be_undone(opened: Any, provider: Any) -> None:
     app = submit(open_dialog(opened, "Promote"))
     assert "flight-delay: v2 90 %, v1 10 %." in said(app)
-    after = standin.endpoint() | {"config": standin.configuration(3, standin.SPLITS[2])}
-    provider.overrides["/serving-endpoints/flight-delay"] = after
     next(b for b in app.button if b.label == "Undo").click().run()
-    assert provider.sent[-1][1] == "/api/1.0/endpoints/flight-delay/rollback"
-    assert provider.sent[-1][2]["to_config_version"] == 2
+    method, path, body = provider.sent[-1]
+    assert (method, path) == ("POST", "/api/1.0/endpoints/flight-delay/rollback")
+    assert (body["to_config_version"], body["if_config_version"]) == (2, 3)
     assert "Undone." in said(app)
 
 
 def test_an_undo_never_undoes_what_somebody_did_later(opened: Any, provider: Any) -> None:
     app = submit(open_dialog(opened, "Promote"))
-    later = standin.endpoint() | {"config": standin.configuration(4, standin.SPLITS[0])}
-    provider.overrides["/serving-endpoints/flight-delay"] = later
+    provider.modes["/rollback"] = "conflict"
     next(b for b in app.button if b.label == "Undo").click().run()
-    assert "Not undone: configuration 4 is newer" in said(app)
-    assert provider.sent[-1][1].endswith("/promote")
+    assert "Not undone, somebody changed it since" in said(app)
 
 
 def test_a_conflict_changes_nothing_and_shows_both(opened: Any, provider: Any) -> None:

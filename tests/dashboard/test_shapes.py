@@ -74,7 +74,7 @@ def test_categories_are_bars_side_by_side() -> None:
     assert shape is not None
     figure = shapes.distribution({"baseline": shape, "current": shape}, "carrier")
     assert [trace.type for trace in figure.data] == ["bar", "bar"]
-    assert figure.data[0].x == ("UA", "None")
+    assert figure.data[0].x == ("UA", shapes.OTHERS)
 
 
 @pytest.mark.parametrize("profile", [None, {}, {"histogram": []}, {"histogram": [{"count": 0}]}])

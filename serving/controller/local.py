@@ -250,14 +250,16 @@ def log_path(settings: Settings, endpoint: str, entity: str, replica_id: str) ->
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log, for a message: at most 15 lines and 1,500 characters."""
+    """What a model printed last, for a message: at most 15 lines and 1,500 characters. Our own
+    log events are left out: they say nothing of why it ended."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 65_536))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    printed = (line.rstrip() for line in text.splitlines() if not line.startswith('{"time": '))
+    lines = [line for line in printed if line]
     return "\n".join(lines[-TAIL_LINES:])[-TAIL_CHARACTERS:]
 
 

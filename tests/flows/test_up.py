@@ -87,10 +87,10 @@ class Up:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     up = Up(tmp_path_factory.mktemp("up") / "data").start()
-    line = up.ready_line()
-    assert line == f"ready {up.url}", up.errors.read_text()
-    yield up
-    if up.process.poll() is None:
+    try:
+        assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
+        yield up
+    finally:
         up.end()
 
 

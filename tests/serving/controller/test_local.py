@@ -135,6 +135,8 @@ def test_the_end_of_a_log_is_short_and_whole_lines(tmp_path):
     assert local.tail(path) == ""
     path.write_text("".join(f"line {i}\n\n" for i in range(1000)))
     assert local.tail(path).splitlines() == [f"line {i}" for i in range(985, 1000)]
+    path.write_text('Traceback\n{"time": "2026", "event": "model_loaded"}\n')
+    assert local.tail(path) == "Traceback"
     path.write_text("x" * 10_000)
     assert len(local.tail(path)) == local.TAIL_CHARACTERS
 

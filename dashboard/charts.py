@@ -151,23 +151,21 @@ def narrowing(
     return figure
 
 
-def stepper(steps: Sequence[float], current: float | None, state: str) -> go.Figure:
-    """The planned shares of a ramp: done, here, to come."""
+def stepper(steps: Sequence[float], here: int, state: str) -> go.Figure:
+    """The planned shares of a ramp: done, here, to come. here: number of the present step from 0;
+    -1 before the first."""
+    places = list(range(len(steps)))
     figure = blank(92)
-    here = next((i for i, step in enumerate(steps) if step == current), -1)
-    sizes = [34 if place == here else 26 for place in range(len(steps))]
-    tints = [
-        GOOD if place < here else CURRENT if place == here else FAINT for place in range(len(steps))
-    ]
-    if state == "rolled_back":
-        tints = [BAD if place == here else FAINT for place in range(len(steps))]
+    done = len(steps) if state == "completed" else here
+    colour_here = BAD if state == "rolled_back" else CURRENT
+    tints = [GOOD if p < done else colour_here if p == here else FAINT for p in places]
     figure.add_scatter(
-        x=list(range(len(steps))),
+        x=places,
         y=[0] * len(steps),
         mode="lines+markers+text",
         line={"color": FAINT, "width": 4},
         marker={
-            "size": sizes,
+            "size": [34 if place == here else 26 for place in places],
             "color": tints,
             "opacity": 1,
             "line": {"color": "white", "width": 2},
@@ -177,8 +175,8 @@ def stepper(steps: Sequence[float], current: float | None, state: str) -> go.Fig
         textfont={"size": 13},
         hoverinfo="skip",
     )
-    signs = ["✓" if place < here else "●" if place == here else "" for place in range(len(steps))]
-    for place, sign in enumerate(signs):
+    for place in places:
+        sign = "✓" if place < done else "●" if place == here else ""
         figure.add_annotation(
             x=place, y=0, text=sign, showarrow=False, font={"color": "white", "size": 13}
         )

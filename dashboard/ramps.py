@@ -25,15 +25,16 @@ def draw(endpoint: api.Json, challenger: str) -> None:
 def steps(ramp: api.Json) -> None:
     """Stepper, state, and the next gate in words."""
     state = str(ramp["state"])
-    figure = charts.stepper(ramp.get("steps") or STEPS, words.figure(ramp.get("step")), state)
+    here = ramp.get("step")
+    figure = charts.stepper(ramp.get("steps") or STEPS, -1 if here is None else int(here), state)
     st.plotly_chart(figure, config=charts.CONFIG, key="ramp_steps")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(state.replace("_", " "), color=TINTS.get(state, "orange"))
         facts = [f"of {ramp.get('challenger')}"]
         if ramp.get("since"):
             facts.append(f"since {words.clock(ramp['since'])}")
-        if ramp.get("reason"):
-            facts.append(str(ramp["reason"]))
+        if ramp.get("paused"):
+            facts.append("paused by a person's own change of traffic")
         if ramp.get("next_gate"):
             facts.append(f"next: {ramp['next_gate']}")
         st.markdown(words.plain(" · ".join(facts)), width="content")

@@ -89,7 +89,7 @@ def evidence(entry: api.Json) -> None:
         lines.append(f"- {words.plain(said)}")
         target = address.link(fact.get("link"))
         if target:
-            targets[target[0]] = target[1]
+            targets[target[0]] = {"endpoint": str(entry.get("endpoint"))} | target[1]
     for name, fact in (("Expected", "expected_effect"), ("Risk", "risk")):
         if entry.get(fact):
             lines.append(f"- {name}: {words.plain(entry[fact])}")

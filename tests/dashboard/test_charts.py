@@ -87,13 +87,13 @@ def test_the_narrowing_band_shows_what_would_be_worth_a_change() -> None:
 
 
 def test_a_stepper_marks_steps_done_and_the_one_it_stands_on() -> None:
-    figure = charts.stepper([1, 5, 20, 50, 100], 20, "running")
+    figure = charts.stepper([1, 5, 20, 50, 100], 2, "running")
     assert [note.text for note in figure.layout.annotations] == ["✓", "✓", "●", "", ""]
     assert figure.data[0].text == ("1 %", "5 %", "20 %", "50 %", "100 %")
 
 
 def test_a_stepper_that_has_not_begun_marks_nothing() -> None:
-    figure = charts.stepper([1, 5], None, "held")
+    figure = charts.stepper([1, 5], -1, "held")
     assert [note.text for note in figure.layout.annotations] == ["", ""]
 
 

@@ -27,6 +27,7 @@ log = logline.logger(__name__)
 
 TURN_SECONDS = 0.1
 LOOK_SECONDS = 1.0
+WARM_AFTER_SECONDS = 3.0
 UNWANTED_GRACE_SECONDS = 1.0
 FULL_STOP_GRACE_SECONDS = 10.0
 PREDICT_GRACE_SECONDS = 3.0
@@ -77,6 +78,7 @@ class Controller:
         self._knock = asyncio.Event()
         self._stopping = False
         self._looked = 0.0
+        self._warm_at: float | None = None
         self._watch = state.Watch(engine)
         self._stale = True
         self._facts = _Facts((), {}, {})
@@ -94,7 +96,7 @@ class Controller:
 
     async def run(self) -> None:
         """Control until `stop`; the replicas go on, unless this is a full stop."""
-        self.backend.warm()
+        self._warm_at = time.monotonic() + WARM_AFTER_SECONDS
         while not self._stopping:
             self._knock.clear()
             await self._safe_turn()
@@ -136,6 +138,11 @@ class Controller:
             self._facts.demand,
             self._facts.states,
         )
+        # A zygote's imports take seconds of processor time, which the other parts of a server that
+        # just starts need more, unless a model waits for it.
+        if self._warm_at is not None and (self._memory_limits or now >= self._warm_at):
+            self._warm_at = None
+            self.backend.warm()
         plan = reconcile.reconcile(endpoints, observed, self.memory, self.limits, now)
         self.preparations.keep(self._memory_limits.keys())
         if plan.steps:

@@ -6,6 +6,9 @@ numbers: key k >= 0 is [edge(k), edge(k + 1)), key -k - 1 its mirror image. Sour
 "Profile".
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +20,18 @@ _SHIFT = 52 - MANTISSA_BITS
 _SIGN = 1 << (63 - _SHIFT)
 _FEW = 50_000
 _LARGEST = np.finfo(np.float64).max
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """Counts by bin around 0, ascending."""
+
+    keys: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    counts: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
 
 
 def keys(x: Floats, centre: float) -> Ints:
@@ -45,6 +60,40 @@ def edges(key: Ints, centre: float) -> tuple[Floats, Floats]:
     low = np.where(key < 0, -far, near)
     high = np.where(key < 0, -near, far)
     return centre + low, centre + high
+
+
+def histogram(x: Floats) -> Histogram:
+    """The histogram of finite values, around 0."""
+    return Histogram(*count(x, 0.0))
+
+
+def added(a: Histogram, b: Histogram) -> Histogram:
+    """The histogram of the values of both."""
+    keys = np.unique(np.concatenate([a.keys, b.keys]))
+    return Histogram(keys, spread(a, keys) + spread(b, keys))
+
+
+def spread(histogram: Histogram, keys: Ints) -> Ints:
+    """The counts over a larger, sorted set of bins."""
+    result = np.zeros(len(keys), dtype=np.int64)
+    result[np.searchsorted(keys, histogram.keys)] = histogram.counts
+    return result
+
+
+def middles(histogram: Histogram) -> Floats:
+    """The middle of each bin."""
+    low, high = edges(histogram.keys, 0.0)
+    return low + (high - low) / 2
+
+
+def to_lists(histogram: Histogram) -> list[list[int]]:
+    """JSON-able."""
+    return [histogram.keys.tolist(), histogram.counts.tolist()]
+
+
+def from_lists(stored: Sequence[Sequence[int]]) -> Histogram:
+    """The histogram that to_lists was given."""
+    return Histogram(*(np.array(part, dtype=np.int64) for part in stored))
 
 
 def _leading_bits(x: Floats, centre: float) -> Ints:

@@ -1,7 +1,7 @@
 """What to do, on what evidence; and the next step of a ramp.
 
-A decision says what the numbers say; here it meets the traffic as it is: what would be changed, what
-that is worth, what it risks. A ramp advances only when everything asked for is there; anything
+A decision says what the numbers say; here it meets the traffic as it is: what would be changed,
+what that is worth, what it risks. A ramp advances only when everything asked for is there; anything
 missing, late or on hold holds it for as long as it takes. Source: experiments.md, "Ramp".
 """
 
@@ -282,13 +282,10 @@ def _evidence(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
     items = [{"text": decision.get("summary"), "value": None, "interval": None, "link": link}]
     if primary is not None and primary[1].get("effect") is not None:
         items.append(_measured(primary[0], primary[1], link))
-    for name, shown in (decision.get("guardrails") or {}).items():
-        if shown.get("crossed"):
-            items.append(_measured(name, shown, link))
-    for part in decision.get("slices") or []:
-        if part.get("regression"):
-            items.append(_measured(part["slice"], part, link))
-    return items
+    guardrails = (decision.get("guardrails") or {}).items()
+    items += [_measured(name, shown, link) for name, shown in guardrails if shown.get("crossed")]
+    slices = decision.get("slices") or []
+    return items + [_measured(s["slice"], s, link) for s in slices if s.get("regression")]
 
 
 def _measured(name: str, shown: Mapping[str, Any], link: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def cuts(shape: Shape, q: Floats) -> Cuts:
     first, first_exact, first_bin = _at_rank(shape, rank)
     second, second_exact, second_bin = _at_rank(shape, np.minimum(rank + 1, shape.total - 1))
     return Cuts(
-        value=first + (second - first) * part,
+        value=_between(first, second, part),
         exact=first_exact & (second_exact | (part == 0)),
         low_key=shape.keys[first_bin],
         high_key=shape.keys[np.where(part > 0, second_bin, first_bin)],
@@ -165,6 +165,14 @@ def area_between(p: Shape, q: Shape) -> tuple[float, float]:
     with np.errstate(over="ignore", invalid="ignore"):
         area = float(np.dot(np.abs(np.cumsum(mass[order]))[:-1], np.diff(place[order])))
     return area if isfinite(area) else inf, bound
+
+
+def _between(low: Floats, high: Floats, part: Floats) -> Floats:
+    """Linear interpolation, rounded as numpy's quantile rounds."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = high - low
+        value = np.where(part < 0.5, low + apart * part, high - apart * (1 - part))
+        return np.where(np.isfinite(apart), value, low * (1 - part) + high * part)
 
 
 def _union(a: NDArray, b: NDArray) -> NDArray:

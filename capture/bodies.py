@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 Record = dict[str, Any]
 MAX_TENSOR_COLUMNS = 64
+MAX_PARQUET_VALUES = 10_000_000
 SHARE_TOLERANCE = 1e-6
 NUMBERS = frozenset({float, int})
 
@@ -113,10 +114,12 @@ def _by_name(columns: Record) -> list[Record]:
 
 def _parquet(text: str) -> list[Record]:
     try:
-        rows = pq.read_table(io.BytesIO(base64.b64decode(text))).to_pylist()
-    except (binascii.Error, pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(io.BytesIO(base64.b64decode(text)))
+        if file.metadata.num_rows * file.metadata.num_columns > MAX_PARQUET_VALUES:
+            raise Unreadable(f"the request holds more than {MAX_PARQUET_VALUES} values")
+        return file.read().to_pylist() or [{}]
+    except (binascii.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Unreadable("the request is no Parquet file") from error
-    return rows or [{}]
 
 
 def _csv(text: str) -> list[Record]:

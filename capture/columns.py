@@ -102,7 +102,7 @@ def typed(values: Sequence[Any], kind: str) -> Typed:
 
 def shown(value: Any) -> str:
     """A value as it is named to a person: JSON, cut to SHOWN_CHARACTERS."""
-    text = _json(value)
+    text = _json(value).encode("utf-8", "replace").decode()
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 

@@ -23,7 +23,9 @@ from capture.settings import Settings
 
 log = logline.logger(__name__)
 
-MAX_COLUMNS = 1_000  # typed columns of a table; more come from broken or hostile clients
+MAX_COLUMNS = 1_000  # features of a table; more come from broken or hostile clients
+MAX_NAME = 200  # characters of a column's name
+ANSWERED = "prediction_"  # what further outputs of a model begin with
 FIXED = [
     "databricks_request_id",
     "row_index",
@@ -102,7 +104,9 @@ def _split(payload: pa.Table, names: Sequence[str]) -> _Rows:
         zip(*parts, strict=True)
     ):
         unread: list[str] = []
-        records = _records(request, encoding, content_type, names, unread)
+        # A file that the model could not take may be one that nobody can: it unfolds when read.
+        body = request if encoding == "utf-8" or status == 200 else None
+        records = _records(body, encoding, content_type, names, unread)
         answers = _answers(response, unread) if status == 200 else []
         records = records or [{} for _ in answers] or [{}]
         if looked_up is not None:
@@ -157,37 +161,53 @@ def _add_looked_up(records: list[bodies.Record], text: str, unread: list[str]) -
 
 def column_name(feature: str) -> str:
     """Column of a feature; one with a name of ours gets the suffix `_`."""
-    taken = feature.casefold() in RESERVED or feature.startswith("prediction_") or not feature
-    return f"{feature}_" if taken else feature
+    name = feature.encode("utf-8", "replace").decode()  # a lone surrogate is in no schema
+    taken = name.casefold() in RESERVED or name.startswith(ANSWERED) or not name
+    return f"{name}_" if taken else name
+
+
+class _Admission:
+    """Which names become columns. Delta tells names apart by more than case; and neither a broken
+    client nor a model may grow the table without end."""
+
+    def __init__(self, present: Iterable[str], most: int) -> None:
+        self._spelled = {column.casefold(): column for column in present}
+        self._most = most
+        self.left_out: list[str] = []
+
+    def admit(self, column: str) -> bool:
+        known = self._spelled.get(column.casefold())
+        if known is None and len(self._spelled) < self._most and len(column) <= MAX_NAME:
+            self._spelled[column.casefold()] = known = column
+        if known != column:
+            self.left_out.append(column)
+        return known == column
+
+    def complain(self, rows: _Rows) -> None:
+        if self.left_out:
+            first = columns.shown(self.left_out[0])
+            rows.complain(
+                0,
+                f"{len(self.left_out)} columns were left out, {first} first: there may be "
+                f"{self._most}, of {MAX_NAME} characters, whose names differ in more than case",
+            )
 
 
 def _feature_columns(rows: _Rows, kinds: Kinds) -> dict[str, str]:
     """Column -> feature, for all that the table has, that was declared, or that came along."""
-    features = (*kinds.declared, *rows.named)
     # The table's own columns are filled from refused requests too, whatever these hold besides.
     own = {column: _feature_of(column) for column in kinds.present if _is_feature(column)}
-    spelled = {column.casefold(): column for column in own}
-    left_out: list[str] = []
-    for name in features:
+    admission = _Admission(own, MAX_COLUMNS)
+    for name in (*kinds.declared, *rows.named):
         column = column_name(name)
-        if column in own:
-            continue
-        if len(own) >= MAX_COLUMNS or column.casefold() in spelled:
-            left_out.append(name)
-            continue
-        own[column] = name
-        spelled[column.casefold()] = column
-    if left_out:
-        rows.complain(
-            0,
-            f"{len(left_out)} columns were left out, {columns.shown(left_out[0])} first: the table "
-            f"holds {MAX_COLUMNS}, and two names must differ in more than case",
-        )
+        if column not in own and admission.admit(column):
+            own[column] = name
+    admission.complain(rows)
     return own
 
 
 def _is_feature(column: str) -> bool:
-    return column not in RESERVED and not column.startswith("prediction_")
+    return column not in RESERVED and not column.startswith(ANSWERED)
 
 
 def _feature_of(column: str) -> str:
@@ -223,11 +243,17 @@ def _add_answers(found: dict[str, pa.Array], rows: _Rows, kinds: Kinds) -> None:
     found["score"] = columns.typed([answer.score for answer in rows.answers], "double").array
     others: dict[str, Any] = {}
     for answer in rows.answers:
-        others.update(answer.others or {})
-    for name in list(others)[: bodies.MAX_TENSOR_COLUMNS]:
-        values = [(answer.others or {}).get(name) for answer in rows.answers]
-        column = f"prediction_{name}"
-        _add(found, rows, column, values, kinds.present.get(column) or columns.kind_of(values))
+        if answer.others is not None:
+            others.update(answer.others)
+    outputs = [column for column in kinds.present if column.startswith(ANSWERED)]
+    admission = _Admission(outputs, bodies.MAX_TENSOR_COLUMNS)
+    for name in others:
+        column = ANSWERED + name.encode("utf-8", "replace").decode()
+        if column not in found and admission.admit(column):
+            values = [(answer.others or {}).get(name) for answer in rows.answers]
+            kind = kinds.present.get(column) or columns.kind_of(values)
+            _add(found, rows, column, values, kind)
+    admission.complain(rows)
 
 
 def _assemble(payload: pa.Table, rows: _Rows, found: dict[str, pa.Array]) -> pa.Table:

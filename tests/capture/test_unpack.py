@@ -10,8 +10,11 @@ import deltalake
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from capture import catalog, database, names, rows, unpack
+from capture import bodies, catalog, columns, database, names, rows, unpack
 from capture.settings import Settings
 
 TABLE = "main.shop.s_payload"
@@ -231,6 +234,90 @@ def test_names_that_differ_in_case_alone_and_too_many_names_are_left_out_and_tol
     assert got["Age"].to_list() == [1.0, None]
     assert len(got.columns) < unpack.MAX_COLUMNS + 30
     assert "columns were left out" in got["unpack_errors"][0][0]
+
+
+def test_a_model_cannot_grow_the_table_without_end(settings):
+    for place in range(3):
+        outputs = {f"o{place * 40 + n}": n for n in range(40)} | {"Why": "x", "why": "y"}
+        commit(settings, one(place, {"a": place}, outputs))
+        unpack.follow(settings, TABLE)
+    got = unpacked(settings)
+    outputs = [name for name in got.columns if name.startswith("prediction_")]
+    assert len(outputs) == bodies.MAX_TENSOR_COLUMNS
+    assert got["prediction_Why"].to_list() == ["x"] * 3
+
+
+def test_text_that_is_no_unicode_is_kept_as_far_as_it_can_be(settings):
+    body = '{"dataframe_records": [{"a\\ud800": "b\\ud800", "n": 1}]}'
+    for place in (0, 1):
+        commit(settings, payload(place, body, '{"predictions": ["c\\ud800"]}'))
+        unpack.follow(settings, TABLE)
+    assert unpacked(settings).select("a?", "n", "prediction").rows()[0] == ("b?", 1.0, "c?")
+
+
+def test_a_file_that_was_refused_is_not_unfolded(settings):
+    refused = {"request": "UEFSMQ==", "request_encoding": "base64", "status_code": 400}
+    commit(settings, payload(0, {}) | refused)
+    unpack.follow(settings, TABLE)
+    assert unpacked(settings)["unpack_errors"].to_list() == [["the request was not recorded"]]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3) | st.sampled_from(["a", "A", "label"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+requests = st.one_of(
+    st.text(max_size=10),
+    json_values.map(json.dumps),
+    st.builds(
+        lambda form, value: json.dumps({form: value}),
+        st.sampled_from(["dataframe_split", "dataframe_records", "instances", "inputs"]),
+        json_values | st.builds(lambda c, d: {"columns": c, "data": d}, json_values, json_values),
+    ),
+)
+responses = st.one_of(
+    st.text(max_size=10),
+    st.builds(lambda value: json.dumps({"predictions": value}), json_values),
+)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(
+    bodies_=st.lists(
+        st.tuples(requests, responses, st.sampled_from([200, 400]), st.none() | responses),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_whatever_clients_and_models_send_no_request_is_lost_and_the_schema_holds(bodies_):
+    found = [
+        payload(place, request, response) | {"status_code": status, "looked_up": looked_up}
+        for place, (request, response, status, looked_up) in enumerate(bodies_)
+    ]
+    table = pa.Table.from_pylist(found, schema=rows.PAYLOAD_SCHEMA)
+    kinds = unpack.Kinds({}, {"declared": "double"}, ["declared"])
+    for _ in range(2):
+        typed = unpack.unpack(table, kinds)
+        assert set(typed["databricks_request_id"].to_pylist()) == {
+            row["databricks_request_id"] for row in found
+        }
+        spelled = [name.casefold() for name in typed.column_names]
+        assert len(set(spelled)) == len(spelled)
+        present = {
+            name: columns.KINDS.get(typed.schema.field(name).type) for name in spelled_as(typed)
+        }
+        kinds = kinds._replace(present=present)
+
+
+def spelled_as(typed: pa.Table) -> list[str]:
+    """The columns that are no fixed ones."""
+    return [n for n in typed.column_names if n not in unpack.FIXED and n != "unpack_errors"]
 
 
 def test_rows_of_two_days_lie_in_two_partitions(settings):

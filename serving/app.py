@@ -18,7 +18,17 @@ from capture import settings as capture_settings
 from monitors import api as monitors_api
 from monitors import routing_context
 from serving import promotion
-from serving.api import access, endpoints, envelope, operations, secrets
+from serving.api import (
+    access,
+    administration,
+    endpoints,
+    envelope,
+    labels,
+    operations,
+    record,
+    requests,
+    secrets,
+)
 from serving.api import context as api_context
 
 READER = [sys.executable, "-m", "monitors.reads"]
@@ -60,9 +70,17 @@ def build(
     )
     envelope.translate(app)
     actions = operations.Operations(context)
-    for part in (endpoints.Endpoints(context), actions, access.Access(context)):
+    for part in (
+        endpoints.Endpoints(context),
+        actions,
+        labels.Labels(context),
+        requests.Requests(context),
+        record.Record(context),
+        access.Access(context),
+        secrets.Secrets(context),
+        administration.Administration(context),
+    ):
         app.include_router(part.router())
-    app.include_router(secrets.Secrets(context).router())
     judged = routing_context.Context(engine, settings, reader, context, actions.promoted)
     app.include_router(monitors_api.router(judged))
     _describe(app)

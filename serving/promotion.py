@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from capture import database, errors, logline, outbox
 from capture.settings import Settings
-from serving import configuration, contract, recording, registry, state
+from serving import access, configuration, contract, recording, registry, state
 
 log = logline.logger(__name__)
 
@@ -38,6 +38,7 @@ class Done:
 class Order:
     """Who wants a traffic change, why, and which configuration version they saw."""
 
+    who: access.Caller
     author: configuration.Author
     reason: str | None = None
     if_config_version: int | None = None
@@ -145,7 +146,7 @@ def _change(
         at_once=configuration.at_once(config, active.config, deployments, seen.stopped),
         now_ms=author.now_ms,
     )
-    recording.follow(connection, changed, config, [], author.now_ms)
+    recording.follow(connection, changed, config, [], order.who, author.now_ms)
     version = changed.pending_version or changed.active_version
     before = {"config_version": active.config_version, "split": contract.percentages(active.config)}
     after = {"config_version": version, "split": contract.percentages(config)}

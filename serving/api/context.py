@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,18 +12,24 @@ import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from capture import database, errors, logline
+from capture import catalog, database, errors, logline
 from capture.settings import Settings
 from serving import access, configuration, promotion, replies, state
 from serving.api import envelope
 
 log = logline.logger(__name__)
 
+# The reading child starts with the first question, and imports for seconds on a busy machine.
+READ_SECONDS = 30.0
 SETTLE_SECONDS, SETTLE_STEP_SECONDS = 1.0, 0.025
 
 
 class Log(Protocol):
     """The write-ahead log of this process; owned by the event loop."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Rows that were served and not logged, by table."""
 
     def append(self, table: str, kind: Any, rows: Sequence[Any], power: bool = False) -> None: ...
 
@@ -69,10 +75,16 @@ class Context:
     reader: Reader
     aliases: promotion.Aliases
 
+    async def read(
+        self, operation: str, arguments: dict[str, Any], deadline_seconds: float = READ_SECONDS
+    ) -> Any:
+        """Ask the reading child. Raises what the operation raised, or Unavailable."""
+        return await self.reader.ask(operation, arguments, deadline_seconds)
+
     def require(self, request: Request, endpoint: str | None, level: str) -> access.Caller:
         """The caller, if they hold `level` on the endpoint of this name; None: on the server, where
         everybody may view and administrators may do the rest. Of an endpoint that is gone,
-        administrators see what is left.
+        administrators see what it recorded.
 
         Raises DoesNotExist, PermissionDenied."""
         who = caller(request)
@@ -82,11 +94,19 @@ class Context:
             return who
         with database.reading(self.engine) as db:
             row = state.find_endpoint(db, endpoint)
+            left = row is None and catalog.of_endpoint(db, endpoint) is not None
         if row is not None:
             self.allowed(who, row, level)
-        elif not who.is_admin:
+        elif not (left and who.is_admin):
             raise errors.DoesNotExist(f"Endpoint '{endpoint[:200]}' does not exist.")
         return who
+
+    def manages(self, who: access.Caller, endpoint_id: str | None) -> bool:
+        """Whether the caller holds CAN_MANAGE; of an endpoint that is gone (None), only
+        administrators do."""
+        if endpoint_id is None:
+            return who.is_admin
+        return access.level(who, endpoint_id, self.data_plane.snapshot) == "CAN_MANAGE"
 
     def allowed(self, who: access.Caller, row: state.Endpoint, level: str) -> access.Level:
         """The caller's right on an endpoint, at least `level`. Raises as `require`."""

@@ -126,11 +126,12 @@ class Endpoints:
         with self.context.change() as db:
             row = _new(asked, who)
             _refuse_many(db)
+            recording.refuse_name(db, row.name, caller(request))
             state.insert_endpoint(db, row)
             if config is not None:
                 row = self._accept(db, request, row, config)
             else:
-                recording.follow(db, row, {}, [], who.now_ms)
+                recording.follow(db, row, {}, [], caller(request), who.now_ms)
             _audit(db, request, "endpoint.create", row.name, after=_written(db, row))
         self.context.settle(row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
@@ -211,7 +212,7 @@ class Endpoints:
                 kept = before.get("inference_table_config")
                 configuration.refuse_renaming(table, kept, name, "inference_table_config")
             row = change.write(ai_gateway={**before, **asked})
-            recording.follow(change.db, row, config or {}, models, now_ms())
+            recording.follow(change.db, row, config or {}, models, caller(request), now_ms())
         return envelope.Json(row.ai_gateway)
 
     def patch_notifications(
@@ -233,7 +234,7 @@ class Endpoints:
         models = self._registered(config)
         with self._changing(request, name, "endpoint.telemetry") as change:
             row = change.write(telemetry_config=kept)
-            recording.follow(change.db, row, config or {}, models, now_ms())
+            recording.follow(change.db, row, config or {}, models, caller(request), now_ms())
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
 
     # --- shared -----------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ class Endpoints:
             at_once=configuration.at_once(config, active, deployments, row.stopped),
             now_ms=who.now_ms,
         )
-        recording.follow(db, changed, config, asked.used, who.now_ms)
+        recording.follow(db, changed, config, asked.used, caller(request), who.now_ms)
         return changed
 
     def _check_secrets(self, db: sa.Connection, request: Request, config: dict[str, Any]) -> None:
@@ -398,6 +399,7 @@ def _written(db: sa.Connection, row: state.Endpoint) -> dict[str, Any]:
     entities = found.config["served_entities"] if found else []
     return {
         "id": row.id,
+        "creator": row.creator,
         "config_version": version,
         "entities": {e["name"]: f"{e['entity_name']}/{e['entity_version']}" for e in entities},
         "split": contract.percentages(found.config) if found else {},

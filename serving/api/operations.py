@@ -1,14 +1,13 @@
-"""`/api/1.0/endpoints/{name}`: traffic, versions, stop and start, the record."""
+"""`/api/1.0/endpoints/{name}`: traffic, versions, stop and start."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database
+from capture import database
 from serving import access, fields, promotion, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, author, caller, now_ms
@@ -31,7 +30,6 @@ class Operations:
             ("GET", "/versions", self.versions),
             ("POST", "/stop", self.stop),
             ("POST", "/start", self.start),
-            ("GET", "/capture", self.capture),
         ):
             router.add_api_route(path, handler, methods=[method], response_model=None)
         return router
@@ -67,7 +65,7 @@ class Operations:
     ) -> dict[str, Any]:
         """The one path of a promotion, for this route and for recommendations that are applied:
         gives the endpoint object with `audit_id`. `caller` holds CAN_MANAGE already."""
-        order = promotion.Order(author(caller), reason, if_config_version)
+        order = promotion.Order(caller, author(caller), reason, if_config_version)
         with self.context.change() as db:
             done = promotion.promote(
                 db, endpoint, served_entity, traffic_percentage, order, promotion.origin(origin)
@@ -80,7 +78,7 @@ class Operations:
         allowed = ("to_config_version", "if_config_version", "reason")
         asked = fields.body(body).only((*allowed, *_origin_key(who)))
         reason = fields.text(asked, "reason", MOST_REASON, least=0)
-        order = promotion.Order(author(who), reason, _version(asked, "if_config_version"))
+        order = promotion.Order(who, author(who), reason, _version(asked, "if_config_version"))
         origin = promotion.origin(_origin(asked) or "rollback")
         with self.context.change() as db:
             done = promotion.rollback(db, name, _version(asked, "to_config_version"), order, origin)
@@ -130,22 +128,6 @@ class Operations:
                 self._audit(db, request, "endpoint.start", name)
         self.context.settle(row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
-
-    # --- the record -------------------------------------------------------------------------------
-
-    async def capture(self, request: Request, name: str) -> Response:
-        """How far the record of requests has come."""
-        await run_in_threadpool(self.context.require, request, name, "CAN_VIEW")
-        recorded = await run_in_threadpool(self._recorded_or_none, name)
-        if recorded is None:
-            nothing = {"committed_rows": 0, "lag_seconds": None, "last_commit_time": None}
-            return envelope.Json({"table": None, **nothing, "wal_bytes": 0, "dropped": {}})
-        found = await self.context.reader.ask("capture_status", {"table": recorded.full_name})
-        return envelope.Json({"table": recorded.full_name, "enabled": recorded.enabled, **found})
-
-    def _recorded_or_none(self, name: str) -> catalog.RecordedTable | None:
-        with database.reading(self.context.engine) as db:
-            return catalog.of_endpoint(db, name)
 
     def _audit(self, db: sa.Connection, request: Request, action: str, name: str) -> None:
         state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name)

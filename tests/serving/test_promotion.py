@@ -11,16 +11,17 @@ import sqlalchemy as sa
 
 from capture import catalog, database, errors, outbox
 from capture.settings import Settings
-from serving import configuration, contract, promotion, registry
+from serving import access, configuration, contract, promotion, registry
 from serving import state as sql
 
 Register = Callable[..., Path]
 _ids = itertools.count()
+WHO = access.Caller("bob", False, False)
 
 
 def order(if_config_version: int | None = None, reason: str | None = None) -> promotion.Order:
     author = configuration.Author("bob", 50, lambda: f"new{next(_ids)}")
-    return promotion.Order(author, reason, if_config_version)
+    return promotion.Order(WHO, author, reason, if_config_version)
 
 
 def config(*versions: str, capture: bool = False, **shares: int) -> dict[str, Any]:

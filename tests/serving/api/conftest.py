@@ -1,4 +1,4 @@
-"""A real gateway process on a data directory of its own; tests play the controller in SQL."""
+"""A real gateway and committer on a data directory of their own; tests play the controller."""
 
 import json
 import os
@@ -64,6 +64,18 @@ class Server:
         text: str = self.ok("POST", "/api/1.0/tokens", body)["token"]
         return text
 
+    def until(self, path: str, wanted: Callable[[Any], bool], **more: Any) -> Any:
+        """The JSON of a path, read again until it is as wanted; 503 is a reason to ask again, as
+        it is for any client."""
+        ends = time.monotonic() + START_SECONDS
+        while True:
+            answer = self.send("GET", path, **more)
+            assert answer.status_code in (200, 503), answer.text
+            if answer.status_code == 200 and wanted(answer.json()):
+                return answer.json()
+            assert time.monotonic() < ends, answer.text
+            time.sleep(0.05)
+
     def complete(self, name: str) -> None:
         """Do what the controller does: every entity answers, the pending configuration is live."""
         with database.transaction(self.engine) as db:
@@ -102,7 +114,7 @@ def server(
 
 
 class running:
-    """`with running(settings) as url`: a gateway process from ready to ended."""
+    """`with running(settings) as url`: gateway and committer, from ready to ended."""
 
     def __init__(self, settings: Settings, more: Mapping[str, str] | None = None) -> None:
         self.settings, self.more = settings, dict(more or {})
@@ -119,23 +131,28 @@ class running:
             **self.more,
         }
         self.output = (self.settings.data_dir / "gateway.out").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.gateway"],
-            env=environment,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-        )
-        ready = self.settings.run_dir / "gateway.ready"
+        self.processes = {
+            name: subprocess.Popen(
+                [sys.executable, "-m", module],
+                env=environment,
+                stdout=self.output,
+                stderr=subprocess.STDOUT,
+            )
+            for name, module in (("gateway", "serving.gateway"), ("committer", "capture"))
+        }
         ends = time.monotonic() + START_SECONDS
-        while not ready.exists():
-            said = Path(self.output.name).read_text()
-            assert self.process.poll() is None and time.monotonic() < ends, said
-            time.sleep(0.05)
-        port = json.loads(ready.read_text())["port"]
+        for name, process in self.processes.items():
+            while not (self.settings.run_dir / f"{name}.ready").exists():
+                said = Path(self.output.name).read_text()
+                assert process.poll() is None and time.monotonic() < ends, said
+                time.sleep(0.05)
+        port = json.loads((self.settings.run_dir / "gateway.ready").read_text())["port"]
         return f"http://127.0.0.1:{port}"
 
     def __exit__(self, *failure: Any) -> None:
-        self.process.terminate()
-        code = self.process.wait(60)
+        codes = []
+        for process in self.processes.values():
+            process.terminate()
+            codes.append(process.wait(60))
         with closing(self.output):
-            assert code == 0, Path(self.output.name).read_text()
+            assert codes == [0, 0], Path(self.output.name).read_text()

@@ -165,13 +165,13 @@ def test_the_list_shows_names_states_and_entities(server: Any) -> None:
 
 
 def test_recording_writes_the_catalogue_with_the_columns_of_the_signatures(server: Any) -> None:
-    table = {"catalog_name": "main", "schema_name": "f", "table_name_prefix": "rec"}
+    table = {"catalog_name": "main", "schema_name": "f", "table_name_prefix": "shared"}
     shown = make(server, "recorded", auto_capture_config=table)
     capture = shown["config"]["auto_capture_config"]
     assert capture["enabled"] is True
-    assert capture["state"]["payload_table"]["name"] == "rec_payload"
+    assert capture["state"]["payload_table"]["name"] == "shared_payload"
     with database.reading(server.engine) as db:
-        recorded = catalog.get(db, "main.f.rec_payload")
+        recorded = catalog.get(db, "main.f.shared_payload")
     assert recorded is not None and recorded.enabled
     assert recorded.request_columns == {"distance": "double", "carrier": "string"}
     body = {

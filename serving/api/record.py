@@ -1,0 +1,164 @@
+"""`/api/1.0`: what the record of requests says: timeseries, capture, usage, tables."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from capture import catalog, database, errors, names
+from monitors import alert_state
+from serving import contract, replies, state
+from serving.api import envelope, reading
+from serving.api.context import Context, caller, now_ms
+
+OURS = "/api/1.0"
+HOUR_MS = 3_600_000
+MOST_EVENTS = 200
+SIBLINGS = ("payload", "unpacked", "labels", "decisions")
+
+
+class Record:
+    """The routes of one server."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix=OURS, tags=["record"])
+        for path, handler in (
+            ("/endpoints/{name}/timeseries", self.timeseries),
+            ("/endpoints/{name}/capture", self.capture),
+            ("/usage", self.usage),
+            ("/tables", self.tables),
+            ("/tables/{full_name}", self.table),
+        ):
+            router.add_api_route(path, handler, methods=["GET"], response_model=None)
+        return router
+
+    async def timeseries(self, request: Request, name: str) -> Response:
+        """Requests, errors and latencies over time, with what happened to the endpoint meanwhile;
+        default: the last hour."""
+        await run_in_threadpool(self.context.require, request, name, "CAN_VIEW")
+        given = reading.query(request, ("metrics", "from", "to", "step", "by"))
+        end = reading.moment(given, "to") or now_ms()
+        start = reading.moment(given, "from")
+        start = end - HOUR_MS if start is None else start
+        asked: dict[str, Any] = {
+            **given,
+            "from": replies.rfc3339(start),
+            "to": replies.rfc3339(end),
+        }
+        recorded = await run_in_threadpool(self._recorded, name)
+        found: dict[str, Any] = {"step_seconds": None, "series": []}
+        if recorded is not None:
+            asked["table"] = recorded.full_name
+            found = await self.context.read("timeseries", asked)
+        events = await run_in_threadpool(self._events, name, start, end)
+        return envelope.Json({**found, "events": events})
+
+    async def capture(self, request: Request, name: str) -> Response:
+        """How far the record of requests has come."""
+        await run_in_threadpool(self.context.require, request, name, "CAN_VIEW")
+        recorded = await run_in_threadpool(self._recorded, name)
+        if recorded is None:
+            nothing = {"committed_rows": 0, "lag_seconds": None, "last_commit_time": None}
+            return envelope.Json({"table": None, **nothing, "wal_bytes": 0, "dropped": {}})
+        asked = {"table": recorded.full_name, "now_ms": now_ms()}
+        found = await self.context.read("capture_status", asked)
+        dropped = self.context.data_plane.log.dropped.get(recorded.full_name, 0)
+        shown = {"enabled": recorded.enabled, "dropped": {"log_full": dropped} if dropped else {}}
+        return envelope.Json({**found, **shown})
+
+    async def usage(self, request: Request) -> Response:
+        """Counted requests by `endpoint`, `served_entity`, `user`, `day`."""
+        given = reading.query(request, ("by", "from", "to", "endpoint"))
+        endpoint = given.get("endpoint")
+        if endpoint is None and not caller(request).is_admin:
+            raise errors.InvalidParameter("endpoint: name one; only administrators see all.")
+        await run_in_threadpool(self.context.require, request, endpoint, "CAN_VIEW")
+        found = await self.context.read("usage", given)
+        return envelope.Json({"usage": found})
+
+    # --- tables -----------------------------------------------------------------------------------
+
+    def tables(self, request: Request) -> Response:
+        """The recorded tables of the endpoints that the caller may see, by name."""
+        given = reading.query(request, reading.PAGE)
+        page = reading.page(given)
+        with database.reading(self.context.engine) as db:
+            known = catalog.everything(db)
+        shown = [
+            each
+            for each in known
+            if (page.after is None or each.full_name > page.after) and self._sees(request, each)
+        ]
+        reply: dict[str, Any] = {"tables": [_table(each) for each in shown[: page.size]]}
+        if len(shown) > page.size:
+            reply["next_page_token"] = reading.token(shown[page.size - 1].full_name)
+        return envelope.Json(reply)
+
+    async def table(self, request: Request, full_name: str) -> Response:
+        """Columns and version of a table, and the endpoint that it belongs to."""
+        name = names.table_name(full_name)
+        recorded = await run_in_threadpool(self._table_of, str(name.sibling("payload")))
+        endpoint = recorded.endpoint_name if recorded else None
+        await run_in_threadpool(self.context.require, request, endpoint, "CAN_VIEW")
+        found = await self.context.read("table_info", {"table": str(name)})
+        if not found["exists"] and recorded is None:
+            raise errors.DoesNotExist(f"Table '{name}' does not exist.")
+        return envelope.Json({"full_name": str(name), "endpoint": endpoint, **found})
+
+    def _sees(self, request: Request, table: catalog.RecordedTable) -> bool:
+        try:
+            self.context.require(request, table.endpoint_name, "CAN_VIEW")
+        except errors.InferlakeError:
+            return False
+        return True
+
+    def _table_of(self, payload: str) -> catalog.RecordedTable | None:
+        with database.reading(self.context.engine) as db:
+            return catalog.get(db, payload)
+
+    def _recorded(self, name: str) -> catalog.RecordedTable | None:
+        with database.reading(self.context.engine) as db:
+            return catalog.of_endpoint(db, name)
+
+    # --- what happened ----------------------------------------------------------------------------
+
+    def _events(self, name: str, start: int, end: int) -> list[dict[str, Any]]:
+        """Configurations that went live and alerts that opened in [start, end) unix ms, by time."""
+        with database.reading(self.context.engine) as db:
+            row = state.find_endpoint(db, name)
+            numbered = state.history(db, row.id, MOST_EVENTS) if row else []
+            opened = alert_state.find_alerts(db, name)
+        found = [
+            (each.activated_ms, "configuration", _configured(each))
+            for each in numbered
+            if each.activated_ms is not None
+        ]
+        found += [(each.opened_ms, "alert", each.message) for each in opened]
+        inside = sorted(each for each in found if start <= each[0] < end)
+        return [
+            {"time": replies.rfc3339(at), "kind": kind, "text": text}
+            for at, kind, text in inside[-MOST_EVENTS:]
+        ]
+
+
+def _configured(numbered: state.Configuration) -> str:
+    shares = contract.percentages(numbered.config)
+    split = ", ".join(f"{name} {share} %" for name, share in shares.items() if share)
+    return f"Configuration {numbered.config_version}: {split}"
+
+
+def _table(recorded: catalog.RecordedTable) -> dict[str, Any]:
+    name = names.table_name(recorded.full_name)
+    return {
+        "full_name": recorded.full_name,
+        "table_id": recorded.table_id,
+        "endpoint": recorded.endpoint_name,
+        "enabled": recorded.enabled,
+        "created_time": replies.rfc3339(recorded.created_ms),
+        "siblings": [str(name.sibling(suffix)) for suffix in SIBLINGS],
+    }

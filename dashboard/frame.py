@@ -2,6 +2,7 @@
 (progress, empty, error, denied). An old value is never shown as a current one."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -223,7 +224,7 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
     """Text, colour and explanation of the dot for one endpoint, or for all together."""
     try:
         if endpoint is None:
-            seconds = words.figure(api.overview(client()).get("data_age_seconds"))
+            seconds = words.figure(recent_overview(client()).get("data_age_seconds"))
             return _age_words(seconds, None)
         reply = api.capture(client(), endpoint)
     except api.NotFound:
@@ -237,6 +238,16 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
     at = words.moment(reply.get("last_commit_time"))
     seconds = None if at is None else (now() - at).total_seconds()
     return _age_words(seconds, words.figure(reply.get("lag_seconds")))
+
+
+def recent_overview(given: api.Client) -> api.Json:
+    """The overview, asked for once per beat by the dot and the page together: it costs the server
+    a read per endpoint."""
+    at, reply = st.session_state.get("recent_overview", (0.0, None))
+    if reply is None or time.monotonic() - at > LIVE_SECONDS / 2:
+        reply = api.overview(given)
+        st.session_state["recent_overview"] = (time.monotonic(), reply)
+    return reply
 
 
 def _age_words(seconds: float | None, lag: float | None) -> tuple[str, Tint, str]:

@@ -11,8 +11,10 @@ import streamlit as st
 from dashboard import actions, address, api, charts, frame, snippets, words
 
 TABS = ("Overview", "Metrics", "Configuration", "Logs")
-METRICS = "requests,errors,p50,p95,p99"
+METRICS = "requests,errors,p50,p95,p99,execution"
 LOG_LINES = 400
+SHADES = {"p50": "#56B4E9", "p95": "#0B5CAD", "p99": "#7A3E9D", "execution": charts.GREY}
+NAMES = {"execution": "mean inside the model"}
 DEPLOYMENT: dict[str, tuple[str, frame.Tint]] = {
     "DEPLOYMENT_CREATING": ("starting", "orange"),
     "DEPLOYMENT_RECOVERING": ("recovering", "orange"),
@@ -259,8 +261,9 @@ def draw_metrics(series: list[api.Json], step: int, marks: list[charts.Event]) -
     with right:
         st.markdown("**Failed requests** (status 500 and above, or the model raised)")
         chart(lines(kept, "errors", 1), f"errors in {words.duration(step)}", marks, "metric_errors")
-    st.markdown("**Latency**")
-    names = ("p50", "p95", "p99") if len({s.get("by") for s in kept}) == 1 else ("p95",)
+    st.markdown("**Latency** (whole stay in the server)")
+    apart = len({s.get("by") for s in kept}) > 1
+    names = ("p95",) if apart else ("p50", "p95", "p99", "execution")
     drawn = [line for metric in names for line in lines(kept, metric, 1, name_metric=True)]
     chart(drawn, "ms", marks, "metric_latency")
     st.caption(f"Each point covers {words.duration(step)}; times are UTC.")
@@ -270,7 +273,6 @@ def lines(
     series: list[api.Json], metric: str, divide: float, name_metric: bool = False
 ) -> list[charts.Line]:
     """Series of one metric as lines; several percentiles of one version differ in colour."""
-    shades = {"p50": "#56B4E9", "p95": "#0B5CAD", "p99": "#7A3E9D"}
     found = []
     for entry in series:
         if entry.get("metric") != metric:
@@ -279,9 +281,10 @@ def lines(
         points = [(words.moment(t), words.figure(v)) for t, v in entry.get("points") or []]
         times = [t for t, _ in points if t is not None]
         values = [None if v is None else v / divide for t, v in points if t is not None]
-        tint = charts.colour(str(version)) if version else shades.get(metric, charts.CURRENT)
-        name = " ".join(filter(None, [version, metric if name_metric else None])) or "all versions"
-        found.append(charts.Line(name, times, values, tint))
+        tint = charts.colour(str(version)) if version else SHADES.get(metric, charts.CURRENT)
+        told = NAMES.get(metric, metric) if name_metric else None
+        name = " ".join(filter(None, [version, told])) or "all versions"
+        found.append(charts.Line(name, times, values, tint, dashed=metric == "execution"))
     return found
 
 

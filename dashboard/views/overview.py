@@ -32,7 +32,7 @@ def main() -> None:
 @st.fragment(run_every=frame.LIVE_SECONDS)
 def live() -> None:
     """Inbox and endpoints; read again every few seconds."""
-    reply = frame.load("the overview", api.overview)
+    reply = frame.load("the overview", frame.recent_overview)
     if reply is None:
         return
     chosen = frame.here().endpoint

@@ -99,8 +99,15 @@ def _days(start: datetime | None, end: datetime | None) -> pl.Expr:
     return pl.all_horizontal(wanted)
 
 
-def labels(settings: Settings, full_name: str, until: datetime | None = None) -> pl.LazyFrame:
-    """The newest label of each request row, among those with `label_time <= until`."""
+def labels(
+    settings: Settings,
+    full_name: str,
+    until: datetime | None = None,
+    of: pl.DataFrame | None = None,
+) -> pl.LazyFrame:
+    """The newest label of each request row, among those with `label_time <= until`.
+
+    of: only labels that may be of these few rows are looked at."""
     found = scan(settings, sibling(full_name, "labels"))
     if found is None:
         empty = pl.from_arrow(rows.LABEL_SCHEMA.empty_table())
@@ -108,6 +115,11 @@ def labels(settings: Settings, full_name: str, until: datetime | None = None) ->
         found = empty.lazy()
     if until is not None:
         found = found.filter(pl.col("label_time") <= until)
+    if of is not None:
+        ids = ("databricks_request_id", "client_request_id")
+        found = found.filter(
+            pl.any_horizontal(pl.col(name).is_in(of[name].drop_nulls().to_list()) for name in ids)
+        )
     return label_rows.newest(found)
 
 
@@ -251,8 +263,8 @@ def _newest_rows(
             break
     if not parts:
         return []
-    newest = labels(settings, full_name).collect()
-    return with_labels(pl.concat(parts), newest).to_dicts()
+    page = pl.concat(parts)
+    return with_labels(page, labels(settings, full_name, of=page).collect()).to_dicts()
 
 
 def _passes(frame: pl.LazyFrame, wanted: filters.Filters) -> pl.Expr:
@@ -358,9 +370,8 @@ def _detail(
     at: datetime = row["request_time"]
     frame = unpacked(settings, recorded.full_name, at, at + timedelta(microseconds=1))
     typed = frame.filter(pl.col("databricks_request_id") == row["databricks_request_id"])
-    labelled = with_labels(
-        typed.sort("row_index").collect(), labels(settings, recorded.full_name).collect()
-    )
+    found = typed.sort("row_index").collect()
+    labelled = with_labels(found, labels(settings, recorded.full_name, of=found).collect())
     parts = {f"{part}_ms": (row.pop(f"{part}_us") or 0) / 1000 for part in PARTS}
     known = labelled.filter(pl.col("label").is_not_null())
     return {

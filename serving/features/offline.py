@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import deltalake
 import polars as pl
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     Frame = pl.DataFrame | pd.DataFrame
 
+F = TypeVar("F", bound="Frame")  # what is given back is of the kind that came in
 ROW, TIME, FOUND = "__row", "__time", "__found"
 
 
@@ -57,13 +58,13 @@ class FeatureLookup:
     default_values: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
 
-class TrainingSet:
+class TrainingSet(Generic[F]):
     """A frame and the features that belong to it; joined when first asked for."""
 
     def __init__(
         self,
         settings: Settings,
-        frame: "Frame",
+        frame: F,
         spec: specs.Spec,
         label: str | None,
         exclude_columns: Sequence[str],
@@ -74,7 +75,7 @@ class TrainingSet:
         self._settings = settings
         self._given = frame
 
-    def load_df(self) -> "Frame":
+    def load_df(self) -> F:
         """The given rows in their order, with their features, less the excluded columns."""
         return _as_given(self.joined, self._given)
 
@@ -184,11 +185,11 @@ class FeatureEngineeringClient:
     def create_training_set(
         self,
         *,
-        df: "Frame",
+        df: F,
         feature_lookups: Sequence[FeatureLookup],
         label: str | None,
         exclude_columns: Sequence[str] = (),
-    ) -> TrainingSet:
+    ) -> TrainingSet[F]:
         """A frame with features to be joined from the tables' present versions.
 
         Raises DoesNotExist, and InvalidParameter where a table, column, key or time is not there,
@@ -218,7 +219,7 @@ class FeatureEngineeringClient:
         model: Any,
         artifact_path: str,
         flavor: Any,
-        training_set: TrainingSet,
+        training_set: TrainingSet[Any],
         registered_model_name: str | None = None,
         infer_input_example: bool = False,
         **flavor_arguments: Any,
@@ -477,8 +478,8 @@ def _to_polars(frame: "Frame") -> pl.DataFrame:
     return frame if isinstance(frame, pl.DataFrame) else pl.from_pandas(frame)
 
 
-def _as_given(frame: pl.DataFrame, given: "Frame") -> "Frame":
-    return frame if isinstance(given, pl.DataFrame) else frame.to_pandas()
+def _as_given(frame: pl.DataFrame, given: F) -> F:
+    return cast(F, frame if isinstance(given, pl.DataFrame) else frame.to_pandas())
 
 
 def _stored(frame: pl.DataFrame) -> pl.DataFrame:
@@ -554,7 +555,7 @@ def _mlflow(settings: Settings) -> Any:
 def _log(
     settings: Settings,
     flavor: Any,
-    training_set: TrainingSet,
+    training_set: TrainingSet[Any],
     arguments: dict[str, Any],
     with_example: bool,
 ) -> Any:
@@ -592,7 +593,7 @@ def _choose_experiment(settings: Settings, mlflow: Any) -> None:
 EXPERIMENT = "inferlake"
 
 
-def signature(training_set: TrainingSet) -> Any:
+def signature(training_set: TrainingSet[Any]) -> Any:
     """MLflow signature of what the model sees; looked-up columns are optional.
 
     Looked-up integers are declared double: a missing one is null, which MLflow's integers refuse.

@@ -4,14 +4,14 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 
 import deltalake
 import mlflow
 import polars as pl
-from mlflow.utils.logging_utils import disable_logging
 
 from capture import errors, names
 from capture.settings import Settings
@@ -37,7 +37,8 @@ def run(data_dir: Path, every: int | None, exit: bool) -> int:
             "Real flights out of New York in 2013 are asked 60 minutes before departure; two "
             "models answer, one will win. Times are UTC.",
         )
-        tale, running = _prepare(settings, every, told, stack)
+        with _mlflow_lines_aside(settings):
+            tale, running = _prepare(settings, every, told, stack)
         told.replaying(tale.driver.replay.flights.height)
         for chapter in (
             story.canary,
@@ -66,11 +67,18 @@ def _make_anew(data_dir: Path) -> None:
 
 
 def _use_embedded_registry(settings: Settings) -> None:
-    disable_logging()  # MLflow's lines would come between those of the story
     (settings.data_dir / "mlflow").mkdir(exist_ok=True)
     os.environ["MLFLOW_TRACKING_URI"] = settings.mlflow_uri
     mlflow.set_tracking_uri(settings.mlflow_uri)
     mlflow.set_registry_uri(settings.mlflow_uri)
+
+
+@contextmanager
+def _mlflow_lines_aside(settings: Settings) -> Iterator[None]:
+    """MLflow's log lines go to `logs/mlflow.log`, not between those of the story."""
+    settings.logs_dir.mkdir(exist_ok=True)
+    with (settings.logs_dir / "mlflow.log").open("w") as lines, redirect_stderr(lines):
+        yield
 
 
 def _free_port(wanted: int) -> int:

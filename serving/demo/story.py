@@ -22,7 +22,7 @@ FEED_HANGS = datetime(2013, 10, 8, 1, tzinfo=UTC)  # 7 October, 21:00 in New Yor
 FEED_REPAIRED = FEED_HANGS + timedelta(hours=48)
 CHALLENGER_BACK = datetime(2013, 10, 11, tzinfo=UTC)
 CANARY_SINCE = datetime(2013, 11, 4, tzinfo=UTC)
-CANARY_UNTIL = datetime(2013, 11, 18, tzinfo=UTC)
+CANARY_UNTIL = datetime(2013, 12, 9, tzinfo=UTC)
 CANARY_LOOK_EVERY = 50
 END = datetime(2014, 1, 2, tzinfo=UTC)
 HOLDOUT_PERCENTAGE = 10
@@ -125,9 +125,9 @@ def verdict(decision: dict[str, Any], now: datetime) -> str:
     if decision["action"] == "promote":
         return "better, and long enough"
     if "min_hours" in reasons:
-        days = (now - JULY).days
         better = decision["metrics"]["log_loss"]["interval"][1] < 0
-        return f"{'better' if better else 'not yet'}, but {days} of 14 days"
+        days = f"{(now - JULY).days} of 14 days"
+        return f"better, but {days}" if better else "not yet"
     words = {
         "undecided": "not yet",
         "min_labels": "too few labels",
@@ -156,8 +156,10 @@ def canary(story: Story) -> None:
 
 
 def comparison(story: Story) -> None:
-    """Look every day of July, then every week, until the experiment says promote."""
-    moment = HALF_SINCE
+    """Look every day of July, then every week, until the experiment says promote.
+
+    Told are the Mondays, and each day on which the answer is another one."""
+    moment, told = HALF_SINCE, ""
     while moment < FEED_HANGS - timedelta(days=7):
         moment += timedelta(days=1 if moment < AUGUST else 7)
         advance(story, moment)
@@ -165,10 +167,13 @@ def comparison(story: Story) -> None:
         decision = story.control.decision("v2")
         if decision is None:
             continue
-        tell_comparison(story, moment, decision)
         if decision["action"] == "promote":
+            tell_comparison(story, moment, decision)
             promote(story, moment, decision)
             return
+        if moment.weekday() == 0 or verdict(decision, moment) != told:
+            tell_comparison(story, moment, decision)
+            told = verdict(decision, moment)
     story.screen.line(
         moment, "UNDECIDED   too few labels came to decide; both versions go on as they are", "act"
     )
@@ -259,8 +264,7 @@ def hung_feed(story: Story) -> None:
     """7 October, 21:00 in New York: `airport_hour` repeats its last rows for 48 hours."""
     advance(story, FEED_HANGS)
     look(story, FEED_HANGS)
-    if story.promoted_at is not None:
-        hold_out(story, story.promoted_at)
+    hold_out(story)
     story.control.guard("v2", [HOLDOUT_PERCENTAGE, 50, 100 - HOLDOUT_PERCENTAGE])
     story.serving_version = story.control.endpoint()["config"]["config_version"]
     story.feed.hang(FEED_HANGS, FEED_REPAIRED)
@@ -284,9 +288,10 @@ def hung_feed(story: Story) -> None:
     story.screen.line(CHALLENGER_BACK, f"BACK        {split_text(story.control.shares())}", "act")
 
 
-def hold_out(story: Story, since: datetime) -> None:
+def hold_out(story: Story) -> None:
     """From the promotion on, v2 is compared with the hold-out, and guarded."""
-    policy = {**POLICY, "start_time": since.isoformat(), "min_hours": 24, "guard": GUARD}
+    since = (story.promoted_at or JULY).isoformat()
+    policy = {**POLICY, "start_time": since, "min_hours": 24, "guard": GUARD}
     story.control.experiment(policy)
 
 
@@ -352,6 +357,12 @@ def careless_canary(story: Story) -> None:
         f"training, on the {story.trained['v3'].rows:,} rows without a missing value",
         "act",
     )
+    watch_canary(story)
+    hold_out(story)
+
+
+def watch_canary(story: Story) -> None:
+    """Look every CANARY_LOOK_EVERY flights until the server has taken v3's traffic away."""
     first = story.driver.replay.sent
     while (moment := story.driver.next_event_time()) is not None and moment < CANARY_UNTIL:
         advance(story, CANARY_UNTIL, CANARY_LOOK_EVERY)
@@ -360,8 +371,8 @@ def careless_canary(story: Story) -> None:
         if story.control.ramp_state() == "rolled_back":
             tell_roll_back(story, moment, "v3")
             tell_failures(story, first, moment)
-            break
-    hold_out(story, story.promoted_at or JULY)
+            return
+    story.screen.line(CANARY_UNTIL, "UNDECIDED   too few answers of v3 came to judge it", "act")
 
 
 def tell_failures(story: Story, first: int, moment: datetime) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import deltalake
 import polars as pl
 
-from capture import catalog, database, delta, errors, filters, names
+from capture import catalog, database, errors, filters, recorded
 from capture.settings import Settings
 
 MOST_POINTS = 2_000
@@ -56,7 +55,7 @@ def timeseries(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, An
     if by not in (None, "served_entity"):
         raise errors.InvalidParameter(f"by: '{str(by)[:100]}' is not allowed; use served_entity.")
     step = _step(arguments.get("step"), (end - start).total_seconds())
-    table = str(names.table_name(str(arguments["table"])).sibling("payload"))
+    table = recorded.sibling(str(arguments["table"]), "payload")
     found = _measured(settings, table, start, end, step, metrics, by)
     times = _times(start, end, step)
     groups = sorted({row["by"] for row in found}, key=str) or ([None] if by is None else [])
@@ -114,10 +113,8 @@ def _points(
 
 
 def _requests(settings: Settings, full_name: str) -> pl.LazyFrame | None:
-    path = str(delta.path_of(settings, full_name))
-    if not deltalake.DeltaTable.is_deltatable(path):
-        return None
-    return pl.scan_delta(deltalake.DeltaTable(path)).filter(~pl.col("shadow"))
+    frame = recorded.scan(settings, full_name)
+    return None if frame is None else frame.filter(~pl.col("shadow"))
 
 
 def _measured(
@@ -164,13 +161,13 @@ def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, An
     engine = database.open_engine(settings)
     try:
         with database.reading(engine) as connection:
-            recorded = catalog.everything(connection)
+            known = catalog.everything(connection)
     finally:
         engine.dispose()
     only = arguments.get("endpoint") or None
     parts = [
         part
-        for one in recorded
+        for one in known
         if only in (None, one.endpoint_name)
         and (part := _counted(settings, one, wanted, arguments)) is not None
     ]
@@ -183,18 +180,18 @@ def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, An
 
 def _counted(
     settings: Settings,
-    recorded: catalog.RecordedTable,
+    table: catalog.RecordedTable,
     wanted: list[str],
     arguments: Mapping[str, Any],
 ) -> pl.DataFrame | None:
-    frame = _requests(settings, recorded.full_name)
+    frame = _requests(settings, table.full_name)
     if frame is None:
         return None
     for name, compare in (("from", pl.Expr.ge), ("to", pl.Expr.lt)):
         if arguments.get(name):
             at = filters.instant(arguments[name], name)
             frame = frame.filter(compare(pl.col("request_time"), at))
-    known = {"endpoint": pl.lit(recorded.endpoint_name), **DIMENSIONS}
+    known = {"endpoint": pl.lit(table.endpoint_name), **DIMENSIONS}
     return (
         frame.group_by(known[name].alias(name) for name in wanted)
         .agg(

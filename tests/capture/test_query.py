@@ -278,61 +278,6 @@ def test_a_request_that_was_not_recorded_does_not_exist(settings, unknown):
         query.request_detail(settings, {"id": unknown, "endpoint": "shop"})
 
 
-# Labels
-
-
-def test_the_label_known_by_a_time_is_joined_and_none_from_later(settings):
-    write(settings, *(payload(place) for place in range(4)))
-    label(settings, True, 10, client_request_id="client-0")
-    label(settings, False, 20, client_request_id="client-0")
-    label(settings, True, 30, databricks_request_id=request_id(1))
-    label(settings, False, 5, client_request_id="client-1")
-
-    def known(until: int) -> list[float | None]:
-        frame = query.joined(settings, TABLE, START + timedelta(minutes=until))
-        return frame.sort("request_time")["label"].to_list()
-
-    assert known(10) == [1.0, 0.0, None, None]
-    assert known(30) == [0.0, 1.0, None, None]
-    assert known(2) == [None, None, None]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([True, False], [1.0, 0.0]),
-        ([1, 2.5], [1.0, 2.5]),
-        ([1, True], [1.0, 1.0]),
-        (["a", "b"], ["a", "b"]),
-        (["a", 1, True], ["a", "1", "true"]),
-        ([1, None], [1.0, None]),
-        (["a", None], ["a", None]),
-        ([None], [None]),
-        ([], []),
-    ],
-)
-def test_labels_are_numbers_if_all_are_else_texts(given, expected):
-    texts = pl.Series("label", [json.dumps(one) for one in given], dtype=pl.String)
-    assert query.label_values(texts).to_list() == expected
-
-
-def test_rows_can_be_read_by_a_time_of_their_own(settings):
-    write(
-        settings,
-        *(payload(p, {"x": p, "event_time": f"2013-07-0{p}T00:00:00Z"}) for p in (1, 2, 3)),
-    )
-    first = datetime(2013, 7, 2, tzinfo=UTC)
-    frame = query.unpacked(settings, TABLE, start=first, columns=["x"], time_column="event_time")
-    assert sorted(frame.collect()["x"]) == [2, 3]
-    until = query.joined(settings, TABLE, first, "event_time")
-    assert sorted(until["x"]) == [1, 2]
-
-
-def test_a_table_that_is_not_there_yet_has_no_rows(settings):
-    assert query.joined(settings, "main.shop.none_payload").columns[-2:] == ["label", "label_time"]
-    assert len(query.unpacked(settings, "main.shop.none_payload").collect()) == 0
-
-
 # Export
 
 

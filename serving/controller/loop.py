@@ -53,11 +53,14 @@ class _Held:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Facts:
-    """What a turn reads from SQL."""
+    """What a turn reads from SQL. endpoints: `wanted` as reconcile takes it; memory_limits: bytes
+    by served entity id, of every wanted one."""
 
-    wanted: tuple[state.WantedEndpoint, ...]
-    states: Mapping[str, reconcile.State]
-    demand: Mapping[str, reconcile.Demand]
+    wanted: tuple[state.WantedEndpoint, ...] = ()
+    endpoints: tuple[reconcile.Endpoint, ...] = ()
+    memory_limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    states: Mapping[str, reconcile.State] = dataclasses.field(default_factory=dict)
+    demand: Mapping[str, reconcile.Demand] = dataclasses.field(default_factory=dict)
 
 
 class Controller:
@@ -81,8 +84,7 @@ class Controller:
         self._warm_at: float | None = None
         self._watch = state.Watch(engine)
         self._stale = True
-        self._facts = _Facts((), {}, {})
-        self._memory_limits: dict[str, int] = {}
+        self._facts = _Facts()
         self._pidfds: dict[int, int] = {}
 
     def wake(self) -> None:
@@ -126,12 +128,6 @@ class Controller:
         self.backend.expire(now)
         self._measure(now)
         self._facts = await asyncio.to_thread(self._read)
-        self._memory_limits = {
-            entity.id: _memory_limit(self.settings, entity.definition)
-            for wanted in self._facts.wanted
-            for entity in wanted.entities
-        }
-        endpoints = [_endpoint(each) for each in self._facts.wanted]
         observed = reconcile.Observed(
             [self._seen(held, now) for held in self._held.values()],
             self.preparations.seen(),
@@ -140,11 +136,12 @@ class Controller:
         )
         # A zygote's imports take seconds of processor time, which the other parts of a server that
         # just starts need more, unless a model waits for it.
-        if self._warm_at is not None and (self._memory_limits or now >= self._warm_at):
+        wanted = self._facts.memory_limits.keys()
+        if self._warm_at is not None and (wanted or now >= self._warm_at):
             self._warm_at = None
             self.backend.warm()
-        plan = reconcile.reconcile(endpoints, observed, self.memory, self.limits, now)
-        self.preparations.keep(self._memory_limits.keys())
+        plan = reconcile.reconcile(self._facts.endpoints, observed, self.memory, self.limits, now)
+        self.preparations.keep(wanted)
         if plan.steps:
             rows = [_new_row(self.settings, step) for step in plan.steps]
             await asyncio.to_thread(self._write, plan.steps, rows)
@@ -197,7 +194,12 @@ class Controller:
                 for entity_id, found in state.states_of(connection).items()
             }
         self._stale = False
-        return _Facts(wanted, states, demand)
+        limits = {
+            entity.id: _memory_limit(self.settings, entity.definition)
+            for endpoint in wanted
+            for entity in endpoint.entities
+        }
+        return _Facts(wanted, tuple(map(_endpoint, wanted)), limits, states, demand)
 
     def _measure(self, now: float) -> None:
         """Memory and processor time of all groups, once a second and before one is let in."""
@@ -226,7 +228,7 @@ class Controller:
         last_lines = held.trouble
         if not alive and not last_lines and held.log_path is not None and not held.found_dead:
             last_lines = local.tail(held.log_path)
-        limit = self._memory_limits.get(held.row.served_entity_id, LARGEST_MEMORY_BYTES)
+        limit = self._facts.memory_limits.get(held.row.served_entity_id, LARGEST_MEMORY_BYTES)
         return reconcile.Replica(
             id=held.row.id,
             endpoint_id=held.row.endpoint_id,

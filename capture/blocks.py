@@ -393,7 +393,9 @@ class _Reader:
                 layout, index, values, _NULL_NARROW if index in nullable else None
             )
         for place, index in enumerate(layout.flags):
-            found[index] = pa.array(self.bytes[self._cells(self.flags_at, 1, place)].view(bool))
+            values = self.bytes[self._cells(self.flags_at, 1, place)]
+            bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+            found[index] = pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
         return found
 
     def read_texts(self) -> None:
@@ -421,7 +423,7 @@ class _Reader:
         self.all_texts = pa.Array.from_buffers(kind, len(known), buffers)
 
     def _taken(self, places: np.ndarray) -> pa.Array:
-        return self.all_texts.take(pa.array(places)).cast(pa.string())
+        return self.all_texts.take(_places(places)).cast(pa.string())
 
     def text_columns(self) -> dict[int, pa.Array]:
         """Columns of text, by index."""
@@ -466,7 +468,12 @@ class _Reader:
         buffers = [_bitmap(counts >= 0), pa.py_buffer(offsets)]
         stored = pa.Array.from_buffers(kind, len(counts), buffers, children=[values])
         first_row = np.cumsum(self.rows) - self.rows
-        return stored.take(pa.array(first_row[self.block_of] + self.index))
+        return stored.take(_places(first_row[self.block_of] + self.index))
+
+
+def _places(indices: np.ndarray) -> pa.Array:
+    # Not `pa.array`, which imports pandas to see whether the argument is of it.
+    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(indices)])
 
 
 def _bitmap(known: np.ndarray) -> pa.Buffer | None:

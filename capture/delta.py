@@ -163,26 +163,26 @@ def _parts(rows: pa.Table, by: Sequence[str]) -> list[tuple[dict[str, str | None
     column, *rest = by
     found = []
     for value in pc.unique(rows[column]):
-        is_value = pc.equal(rows[column], value) if value.is_valid else pc.is_null(rows[column])
-        matches = is_value.fill_null(False)
-        part = rows if pc.all(matches).as_py() else rows.filter(matches)
+        matches = pc.equal(rows[column], value) if value.is_valid else pc.is_null(rows[column])
+        part = rows if pc.all(matches, skip_nulls=False).as_py() else rows.filter(matches)
         text = str(value.as_py()) if value.is_valid else None
         found += [({column: text, **other}, below) for other, below in _parts(part, rest)]
     return found
 
 
-def _logged(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return value
+def _logged(value: pa.Scalar) -> Any:
+    """A value as the log writes it. Times by way of text: `as_py` of one imports pandas."""
+    if pa.types.is_timestamp(value.type):
+        return value.cast(pa.string()).as_py().replace(" ", "T")
+    return value.as_py()
 
 
 def _statistics(rows: pa.Table, columns: Iterable[str]) -> str:
     lowest, highest, nulls = {}, {}, {}
     for column in columns:
         nulls[column] = rows[column].null_count
-        ends = pc.min_max(rows[column]).as_py()
-        if ends["min"] is not None:
+        ends = pc.min_max(rows[column])
+        if ends["min"].is_valid:
             lowest[column], highest[column] = _logged(ends["min"]), _logged(ends["max"])
     values = {"minValues": lowest, "maxValues": highest, "nullCount": nulls}
     return json.dumps({"numRecords": len(rows), **values})
@@ -472,9 +472,14 @@ def _transactions(path: Path, commit_version: int) -> dict[str, int]:
     return {txn["appId"]: txn["version"] for txn in found}
 
 
+def present_files(handle: deltalake.DeltaTable) -> pa.Table:
+    """A row per data file of the version that a handle has loaded, with its statistics."""
+    # Not `pa.table`, which imports pandas to see whether the argument is of it.
+    return pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()
+
+
 def _row_count(handle: deltalake.DeltaTable) -> int:
-    adds = pa.table(handle.get_add_actions(flatten=True))
-    return pc.sum(adds["num_records"]).as_py() or 0
+    return pc.sum(present_files(handle)["num_records"]).as_py() or 0
 
 
 def open_or_create(

@@ -143,7 +143,7 @@ def _sync_log(path: Path, handle: deltalake.DeltaTable) -> None:
 
 def active_files(handle: deltalake.DeltaTable, layout: delta.Layout) -> list[ActiveFile]:
     """Files of the version that a handle has loaded."""
-    adds = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
+    adds = delta.present_files(handle).to_pylist()
     return [
         ActiveFile(
             add["path"],

@@ -375,3 +375,47 @@ def test_a_second_committer_waits_until_the_first_is_gone(settings: Settings) ->
             until(lambda: ready(settings) == second.pid)
             second.send_signal(signal.SIGTERM)
             assert second.wait(DEADLINE_SECONDS) == 0
+
+
+COMMIT_ONCE = """
+import sys
+from pathlib import Path
+from capture import committer
+from capture.settings import Settings
+committer.Committer(Settings(data_dir=Path(sys.argv[1]))).finish()
+heavy = {"pandas", "polars", "scipy", "mlflow"}
+sys.exit(len(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.fixture
+def traced(settings: Settings) -> list[str]:
+    """System calls of a committer that takes one segment, in order; files by their names."""
+    if shutil.which("strace") is None:
+        pytest.skip("The order of system calls is seen with strace.")
+    write(settings, (TABLE, "payload", [payload("a")]))
+    trace = settings.data_dir / "trace"
+    calls = "trace=fsync,linkat,unlink"
+    command = ["strace", "-f", "-y", "-e", calls, "-o", str(trace), sys.executable, "-c"]
+    done = subprocess.run([*command, COMMIT_ONCE, str(settings.data_dir)], check=False)
+    if not trace.exists() or not trace.stat().st_size:
+        pytest.skip("Processes cannot be traced here.")
+    assert done.returncode == 0, "The committer has loaded what it does not need."
+    return trace.read_text().splitlines()
+
+
+def test_rows_and_commit_are_on_disk_before_the_segment_goes(traced: list[str]) -> None:
+    def first(*words: str) -> int:
+        return next(n for n, line in enumerate(traced) if all(word in line for word in words))
+
+    commit = f"_delta_log/{1:020}.json"
+    order = [
+        first("fsync", ".zstd.parquet>"),
+        first("fsync", "request_date=2024-10-04>"),
+        first("linkat", f'{commit}"'),
+        first("fsync", f"{commit}>"),
+        first("unlink", ".seg"),
+    ]
+    log_synced = [n for n, line in enumerate(traced) if "fsync" in line and "_delta_log>" in line]
+    assert order == sorted(order)
+    assert any(order[3] < n < order[4] for n in log_synced)

@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument("--spec", type=Path, required=True, help="JSON file: what to serve.")
     spec_path = parser.parse_args().spec
     process.limit()
-    # Only now: numpy and OpenMP read their limits when they are imported.
-    from serving.worker import loop
+    with process.without(*process.HIDDEN):
+        # Only now: numpy and OpenMP read their limits when they are imported.
+        from serving.worker import loop
 
     process.end(lambda: loop.serve(loop.read_spec(spec_path)), os._exit)
 

@@ -195,7 +195,11 @@ class Worker:
 
     def _answer(self, taken: list[_Waiting]) -> None:
         items = [item for one in taken if (item := self._read(one)) is not None]
-        for batch in batching.batches(items, self._limits):
+        for call in batching.batches(items, self._limits):
+            # Looked at here, not when it was read: it may have waited for the calls before.
+            batch = [item for item in call if self._is_wanted(item.waiting)]
+            if not batch:
+                continue
             begun = time.perf_counter_ns()
             self._predicting_since = begun
             outcomes = self._model.run([item.ready for item in batch])
@@ -205,24 +209,32 @@ class Worker:
             self._send(batch, outcomes, begun)
 
     def _read(self, one: _Waiting) -> _Item | None:
-        """The request, or None if it was answered already or nobody waits for it."""
+        """The request, or None if it was refused."""
         frame = one.frame
-        if frame.id in one.connection.cancelled:
-            one.connection.cancelled.discard(frame.id)
-            taken_back = wire.Answer(frame.id, 499, wire.JSON, 0, 0, 0, 0, "request", b"")
-            one.connection.send(wire.pack_answer(taken_back))
-            return None
-        waited_ms = (time.perf_counter_ns() - one.arrived) // 1_000_000
         try:
-            if frame.deadline_ms and waited_ms > frame.deadline_ms:
-                raise errors.Unavailable(
-                    f"'{self._spec.entity}' is busy: {waited_ms // 1000} s in line."
-                )
             alone = bool(frame.flags & wire.ALONE)
             return _Item(one, self._model.read(frame.payload, frame.content_type, alone))
         except errors.InferlakeError as error:
-            one.connection.send(_packed(one, model.refusal(error), None, time.perf_counter_ns()))
+            self._refuse(one, error)
             return None
+
+    def _is_wanted(self, one: _Waiting) -> bool:
+        """Whether somebody still waits; answers a request that was taken back, or is too late."""
+        if one.frame.id in one.connection.cancelled:
+            one.connection.cancelled.discard(one.frame.id)
+            taken_back = wire.Answer(one.frame.id, 499, wire.JSON, 0, 0, 0, 0, "request", b"")
+            one.connection.send(wire.pack_answer(taken_back))
+            return False
+        waited_ms = (time.perf_counter_ns() - one.arrived) // 1_000_000
+        if one.frame.deadline_ms and waited_ms > one.frame.deadline_ms:
+            busy = f"'{self._spec.entity}' is busy: {waited_ms / 1000:.1f} s in line."
+            self._refuse(one, errors.Unavailable(busy))
+            return False
+        return True
+
+    def _refuse(self, one: _Waiting, error: errors.InferlakeError) -> None:
+        refusal = model.refusal(error)
+        one.connection.send(_packed(one, refusal, None, time.perf_counter_ns()))
 
     def _send(self, batch: list[_Item], outcomes: list[model.Outcome], begun: int) -> None:
         """Answer a batch with one write per connection."""

@@ -4,9 +4,11 @@ waits for nobody. Imports the standard library only."""
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+HIDDEN = ("polars", "deltalake")
 QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
 
 
@@ -16,6 +18,20 @@ def limit() -> None:
     for name in LIMITS:
         os.environ.setdefault(name, "1")
     os.environ.update(QUIET)
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Let these modules look as if they were not installed. mlflow imports polars where it finds
+    it, and needs nothing of it: 4 threads and 0.1 s for nothing, and forks of such a process hang.
+    Afterwards they can be imported as ever, by a model that uses them."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def end(work: Callable[[], None], leave: Callable[[int], object]) -> None:

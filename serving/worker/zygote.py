@@ -1,8 +1,8 @@
 """`python -m serving.worker.zygote --socket PATH`: imports once, then forks replicas.
 
 A fresh process needs seconds for its imports, a fork of one that did them 0.3 s. The parent has one
-thread, never loads a model, and never imports polars or deltalake: a parent that ran polars hangs
-its children, deltalake makes them panic.
+thread, never loads a model, and never imports polars or deltalake (mlflow would, see
+process.without): a parent that ran polars hangs its children, deltalake makes them panic.
 
 A connection sends one line of JSON, {"spec": FILE, "env": {...}, "log": PATH}, and gets one,
 {"pid": n, "pid_start": seconds from boot}. The child leads its own session, has exactly that
@@ -48,8 +48,9 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, required=True, help="Where to listen.")
     path = parser.parse_args().socket
     process.limit()
-    for name in PRELOADED:
-        importlib.import_module(name)
+    with process.without(*process.HIDDEN):
+        for name in PRELOADED:
+            importlib.import_module(name)
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"threads before a fork: {names}", file=sys.stderr, flush=True)

@@ -39,6 +39,11 @@ class Definition:
     primary_keys: tuple[str, ...]
     time_column: str | None
 
+    @property
+    def identity(self) -> list[str]:
+        """Columns that tell a row from all others."""
+        return [*self.primary_keys, *([] if self.time_column is None else [self.time_column])]
+
 
 def configuration(definition: Definition) -> dict[str, str]:
     """Delta table configuration of a feature table."""
@@ -80,18 +85,15 @@ def newest(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """One row per primary key: of a history the newest, of rows that tie the last written.
 
     Rows with a null in the key, or in the time column, are nobody's and are left out."""
-    keys = list(definition.primary_keys)
+    frame = frame.drop_nulls(definition.identity)
     if definition.time_column is not None:
-        frame = frame.drop_nulls([*keys, definition.time_column])
         frame = frame.sort(definition.time_column, maintain_order=True)
-    else:
-        frame = frame.drop_nulls(keys)
-    return frame.unique(subset=keys, keep="last", maintain_order=True)
+    return frame.unique(subset=definition.primary_keys, keep="last", maintain_order=True)
 
 
 def check_columns(schema: pl.Schema, definition: Definition) -> None:
     """Raise InvalidParameter where a column cannot be a key, a time, or be served."""
-    for name in (*definition.primary_keys, *filter(None, [definition.time_column])):
+    for name in definition.identity:
         if name not in schema:
             raise errors.InvalidParameter(
                 f"Column '{name}' is not in the table; it has {', '.join(schema)[:500]}."

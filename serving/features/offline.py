@@ -16,11 +16,9 @@ of the very time included, none older than the lookback window. Keys are compare
 the table, by the rules that `capture.snapshots` has for a request's values, so both sides agree.
 """
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -28,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import deltalake
 import polars as pl
 
-from capture import errors, names, publisher, snapshots
+from capture import errors, names, publisher
 from capture.settings import Settings
+from serving.features import joins, logged
 from serving.features import spec as specs
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     Frame = pl.DataFrame | pd.DataFrame
 
 F = TypeVar("F", bound="Frame")  # what is given back is of the kind that came in
-ROW, TIME, FOUND = "__row", "__time", "__found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class TrainingSet(Generic[F]):
         """What `load_df` gives, as polars."""
         frame = _to_polars(self._given)
         for lookup in self.spec.lookups:
-            frame = _join(frame, lookup, *_open(self._settings, lookup))
+            frame = joins.join(frame, lookup, *_open(self._settings, lookup))
         return frame.drop(self.exclude_columns, strict=False)
 
     @property
@@ -154,7 +152,7 @@ class FeatureEngineeringClient:
         frame = _fitted(name, _to_polars(df), table, definition)
         _refuse_doubles(name, frame, definition)
         if mode == "append":
-            keys = _identity(definition)
+            keys = definition.identity
             known = publisher.read(table, keys)
             doubled = len(frame.join(known, on=keys, how="semi"))
             if doubled:
@@ -164,7 +162,7 @@ class FeatureEngineeringClient:
             deltalake.write_deltalake(table, frame.to_arrow(), mode="append")
             return
         quoted = {column: _quoted(column) for column in frame.columns}
-        same = " AND ".join(f"old.{quoted[k]} = new.{quoted[k]}" for k in _identity(definition))
+        same = " AND ".join(f"old.{quoted[k]} = new.{quoted[k]}" for k in definition.identity)
         changed = {name: f"new.{name}" for name in quoted.values()}
         (
             table.merge(frame.to_arrow(), same, source_alias="new", target_alias="old")
@@ -205,7 +203,7 @@ class FeatureEngineeringClient:
             looked_up.update(kinds)
         needed = {key for one in lookups for key in (*one.lookup_key, one.timestamp_key)}
         sent = {
-            name: kind_of(kind)
+            name: joins.kind_of(kind)
             for name, kind in frame.schema.items()
             if name != label and (name in needed or name not in exclude_columns)
         }
@@ -232,15 +230,17 @@ class FeatureEngineeringClient:
         version is registered last, so none exists without its spec. Other arguments go to the
         flavour's `log_model`.
         """
-        model_info = _log(
+        model_info = logged.log(
             self.settings,
             flavor,
-            training_set,
-            {"model": model, "name": artifact_path, **flavor_arguments},
+            model,
+            training_set.spec,
+            lambda: training_set.model_input,
+            {"name": artifact_path, **flavor_arguments},
             infer_input_example,
         )
         if registered_model_name is not None:
-            version = _mlflow(self.settings).register_model(
+            version = logged.client(self.settings).register_model(
                 model_info.model_uri, registered_model_name
             )
             model_info.registered_model_version = int(version.version)
@@ -265,13 +265,13 @@ class FeatureEngineeringClient:
         )
         _check_keys(lookup, definition, frame)
         outputs = dict(zip(lookup.outputs, features, strict=True))
-        return lookup, {output: kind_of(schema[name]) for output, name in outputs.items()}
+        return lookup, {output: joins.kind_of(schema[name]) for output, name in outputs.items()}
 
 
 def _features(
     wanted: FeatureLookup, schema: pl.Schema, definition: publisher.Definition
 ) -> tuple[str, ...]:
-    own = _identity(definition)
+    own = definition.identity
     if wanted.feature_names is None:
         return tuple(name for name in schema if name not in own)
     for name in _listed(wanted.feature_names):
@@ -317,151 +317,8 @@ def _check_keys(
             )
 
 
-def _join(
-    frame: pl.DataFrame,
-    lookup: specs.TableLookup,
-    table: deltalake.DeltaTable,
-    definition: publisher.Definition,
-) -> pl.DataFrame:
-    """The frame with the lookup's columns, rows in their order."""
-    keys = [f"__key{place}" for place in range(len(lookup.lookup_key))]
-    needed = dict.fromkeys((*_identity(definition), *lookup.features))
-    rows = publisher.read(table, list(needed))
-    wanted = [
-        pl.col(name).alias(key) for name, key in zip(definition.primary_keys, keys, strict=True)
-    ]
-    wanted += [
-        pl.col(name).alias(output)
-        for name, output in zip(lookup.features, lookup.outputs, strict=True)
-    ]
-    wanted.append(pl.lit(True).alias(FOUND))
-    left = frame.with_columns(
-        as_key(frame[name], rows.schema[primary]).alias(key)
-        for name, primary, key in zip(lookup.lookup_key, definition.primary_keys, keys, strict=True)
-    )
-    if lookup.timestamp_key is None:
-        right = publisher.newest(rows, definition).select(wanted)
-        joined = left.join(right, on=keys, how="left", maintain_order="left")
-    else:
-        assert definition.time_column is not None
-        times = in_utc(rows[definition.time_column]).alias(TIME)
-        right = rows.select(*wanted, times).drop_nulls([*keys, TIME])
-        joined = _as_of(left, right, keys, in_utc(left[lookup.timestamp_key]), lookup)
-    for feature, output in zip(lookup.features, lookup.outputs, strict=True):
-        if feature in lookup.defaults:
-            default = pl.lit(lookup.defaults[feature]).cast(joined.schema[output])
-            joined = joined.with_columns(
-                pl.when(pl.col(FOUND).is_null()).then(default).otherwise(output).alias(output)
-            )
-    return joined.drop(*keys, FOUND)
-
-
-def _as_of(
-    left: pl.DataFrame,
-    right: pl.DataFrame,
-    keys: list[str],
-    times: pl.Series,
-    lookup: specs.TableLookup,
-) -> pl.DataFrame:
-    """The newest row of each key at or before a row's time. Of rows that tie, the last written."""
-    tolerance = (
-        None if lookup.lookback_seconds is None else timedelta(seconds=lookup.lookback_seconds)
-    )
-    return (
-        left.with_columns(times.alias(TIME))
-        .with_row_index(ROW)
-        .sort(TIME)
-        .join_asof(
-            right.sort(TIME, maintain_order=True),
-            on=TIME,
-            by=keys,
-            strategy="backward",
-            tolerance=tolerance,
-            check_sortedness=False,
-        )
-        .sort(ROW)
-        .drop(ROW, TIME)
-    )
-
-
-def as_key(series: pl.Series, kind: pl.DataType) -> pl.Series:
-    """Values in the type of a key column; null where a value does not fit it.
-
-    The rules of `capture.snapshots.key_packers`, for a whole column."""
-    given = series.dtype
-    key_kind = publisher.key_kind(series.name, kind)
-    if key_kind == "string" and (given.is_integer() or given in TEXT):
-        return series.cast(kind)
-    if key_kind == "int64" and given.is_integer():
-        return series.cast(kind, strict=False)
-    if key_kind == "int64" and given.is_float():
-        whole = series.is_finite() & (series == series.floor())
-        return series.set(~whole.fill_null(False), None).cast(kind, strict=False)
-    if key_kind == "int64" and given in TEXT:
-        digits = series.cast(pl.String).str.contains("^[+-]?[0-9]+$")
-        return series.cast(pl.String).set(~digits.fill_null(False), None).cast(kind, strict=False)
-    if key_kind == "double" and (given.is_numeric() or given in TEXT):
-        return series.cast(kind, strict=False).fill_nan(None)
-    if key_kind == "bool" and given == pl.Boolean:
-        return series
-    if key_kind == "timestamp" and (given.is_temporal() or given in TEXT):
-        return _like(in_utc(series), kind)
-    if key_kind == "date" and (given.is_temporal() or given in TEXT):
-        return in_utc(series).dt.date()
-    return pl.Series(series.name, [None] * len(series), dtype=kind)
-
-
-TEXT = (pl.String, pl.Categorical, pl.Enum)
-
-
-def in_utc(series: pl.Series) -> pl.Series:
-    """Times as microseconds in UTC: ISO 8601 text is read, a time without zone is taken as UTC."""
-    kind = series.dtype
-    if kind in TEXT:
-        texts = series.cast(pl.String)
-        known = {text: _instant(text) for text in texts.unique().drop_nulls()}
-        return texts.replace_strict(known, default=None, return_dtype=pl.Datetime("us", "UTC"))
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
-        return series.dt.convert_time_zone("UTC").cast(pl.Datetime("us", "UTC"))
-    if kind.is_temporal() or kind == pl.Null:
-        return series.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    raise errors.InvalidParameter(f"Column '{series.name}' of type {kind} is no time.")
-
-
-def _instant(text: str) -> datetime | None:
-    try:
-        return snapshots.aware(datetime.fromisoformat(text))
-    except ValueError:
-        return None
-
-
-def _like(times: pl.Series, kind: pl.DataType) -> pl.Series:
-    """Times in UTC, in the unit and zone of a key column."""
-    assert isinstance(kind, pl.Datetime)
-    if kind.time_zone is None:
-        return times.dt.replace_time_zone(None).cast(kind)
-    return times.dt.convert_time_zone(kind.time_zone).cast(kind)
-
-
-def kind_of(kind: pl.DataType) -> str:
-    """Kind of a column as the record knows it: double, int64, string, bool or timestamp."""
-    if kind == pl.Boolean:
-        return "bool"
-    if kind.is_integer():
-        return "int64"
-    if kind.is_numeric():
-        return "double"
-    return "timestamp" if kind in (pl.Datetime, pl.Date) else "string"
-
-
 def _listed(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _identity(definition: publisher.Definition) -> list[str]:
-    """Columns that tell a row from all others."""
-    time_column = definition.time_column
-    return [*definition.primary_keys, *([] if time_column is None else [time_column])]
 
 
 def _open(
@@ -488,7 +345,7 @@ def _stored(frame: pl.DataFrame) -> pl.DataFrame:
     for series in frame:
         kind = series.dtype
         if isinstance(kind, pl.Datetime):
-            columns.append(in_utc(series))
+            columns.append(joins.in_utc(series))
         elif kind in (pl.Categorical, pl.Enum, pl.Time):
             columns.append(series.cast(pl.String))
         elif kind.is_unsigned_integer():
@@ -503,7 +360,7 @@ def _fitted(
 ) -> pl.DataFrame:
     """The frame in the types of the table. Raises InvalidParameter, naming the column."""
     schema = pl.scan_delta(table).collect_schema()
-    for column in _identity(definition):
+    for column in definition.identity:
         if column not in frame.columns:
             raise errors.InvalidParameter(f"Column '{column}' of table '{name}' is missing in df.")
     columns = []
@@ -523,7 +380,7 @@ def _fitted(
 
 
 def _refuse_doubles(name: str, frame: pl.DataFrame, definition: publisher.Definition) -> None:
-    keys = _identity(definition)
+    keys = definition.identity
     nulls = len(frame) - len(frame.drop_nulls(keys))
     if nulls:
         raise errors.InvalidParameter(
@@ -541,80 +398,3 @@ def _quoted(column: str) -> str:
     if '"' in column:
         raise errors.InvalidParameter(f"Column name {column!r} holds a quotation mark.")
     return f'"{column}"'
-
-
-def _mlflow(settings: Settings) -> Any:
-    """MLflow, pointed at the registry of the data directory. Imported late: it takes seconds."""
-    import mlflow
-
-    if mlflow.get_tracking_uri() != settings.mlflow_uri:
-        mlflow.set_tracking_uri(settings.mlflow_uri)
-    return mlflow
-
-
-def _log(
-    settings: Settings,
-    flavor: Any,
-    training_set: TrainingSet[Any],
-    arguments: dict[str, Any],
-    with_example: bool,
-) -> Any:
-    """Log the model, then put the spec into its folder; MLflow's ModelInfo."""
-    mlflow = _mlflow(settings)
-    _choose_experiment(settings, mlflow)
-    arguments.setdefault("signature", signature(training_set))
-    if with_example:
-        arguments.setdefault("input_example", training_set.model_input.head(5).to_pandas())
-    model = arguments.pop("model")
-    if flavor.__name__ == "mlflow.pyfunc":
-        info = flavor.log_model(python_model=model, **arguments)
-    else:
-        info = flavor.log_model(model, **arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, specs.FILE_NAME)
-        path.write_text(json.dumps(specs.written(training_set.spec), indent=1))
-        mlflow.MlflowClient().log_model_artifact(info.model_id, str(path))
-    return info
-
-
-def _choose_experiment(settings: Settings, mlflow: Any) -> None:
-    """Of the embedded MLflow an experiment whose files lie in the data directory.
-
-    MLflow's default experiment would put them into the folder that the user happens to be in."""
-    if settings.mlflow_tracking_uri or mlflow.active_run() is not None:
-        return
-    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        location = settings.mlflow_artifacts_dir
-        location.mkdir(parents=True, exist_ok=True)
-        mlflow.create_experiment(EXPERIMENT, artifact_location=location.as_uri())
-    mlflow.set_experiment(EXPERIMENT)
-
-
-EXPERIMENT = "inferlake"
-
-
-def signature(training_set: TrainingSet[Any]) -> Any:
-    """MLflow signature of what the model sees; looked-up columns are optional.
-
-    Looked-up integers are declared double: a missing one is null, which MLflow's integers refuse.
-    """
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-
-    looked_up = training_set.spec.looked_up_columns
-    columns: list[ColSpec | TensorSpec] = []
-    for name, kind in training_set.model_input.schema.items():
-        optional = name in looked_up
-        columns.append(ColSpec(_mlflow_type(kind, optional), name, required=not optional))
-    return ModelSignature(inputs=Schema(columns))
-
-
-def _mlflow_type(kind: pl.DataType, optional: bool) -> Any:
-    from mlflow.types import DataType
-    from mlflow.types.schema import Array
-
-    if isinstance(kind, pl.List):
-        return Array(_mlflow_type(kind.inner, False))  # type: ignore[arg-type]
-    known = {"double": "double", "bool": "boolean", "string": "string", "timestamp": "datetime"}
-    known["int64"] = "double" if optional else "long"
-    return DataType[known[kind_of(kind)]]

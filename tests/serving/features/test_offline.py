@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from capture import errors
 from capture.settings import Settings
-from serving.features import FeatureEngineeringClient, FeatureLookup, offline, spec
+from serving.features import FeatureEngineeringClient, FeatureLookup, joins, spec
 from serving.features.online import Lookup
 
 WEATHER = "main.flights.weather"
@@ -360,4 +360,4 @@ def test_frames_of_unusual_types_are_stored_in_types_that_every_engine_reads(cli
     stored = client.read_table(name="a.b.c")
     expected = pl.DataFrame({"id": ["a"], "naive": [START], "unsigned": [7]})
     assert_frame_equal(stored, expected)
-    assert offline.kind_of(stored.schema["naive"]) == "timestamp"
+    assert joins.kind_of(stored.schema["naive"]) == "timestamp"

@@ -27,7 +27,7 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -531,12 +531,3 @@ def give_reserve(directory: Path) -> bool:
         return False
     log.warning("reserve_given_up")
     return True
-
-
-def backlog(segments: Iterable[Sealed]) -> int:
-    """Bytes of these segments."""
-    total = 0
-    for segment in segments:
-        with suppress(FileNotFoundError):
-            total += segment.path.stat().st_size
-    return total

@@ -391,14 +391,14 @@ sys.exit(len(heavy & {name.partition(".")[0] for name in sys.modules}))
 @pytest.fixture
 def traced(settings: Settings) -> list[str]:
     """System calls of a committer that takes one segment, in order; files by their names."""
-    if shutil.which("strace") is None:
+    if shutil.which("strace") is None and "INFERLAKE_REQUIRE_TOOLS" not in os.environ:
         pytest.skip("The order of system calls is seen with strace.")
     write(settings, (TABLE, "payload", [payload("a")]))
     trace = settings.data_dir / "trace"
     calls = "trace=fsync,linkat,unlink"
     command = ["strace", "-f", "-y", "-e", calls, "-o", str(trace), sys.executable, "-c"]
     done = subprocess.run([*command, COMMIT_ONCE, str(settings.data_dir)], check=False)
-    if not trace.exists() or not trace.stat().st_size:
+    if not trace.read_text() and "INFERLAKE_REQUIRE_TOOLS" not in os.environ:
         pytest.skip("Processes cannot be traced here.")
     assert done.returncode == 0, "The committer has loaded what it does not need."
     return trace.read_text().splitlines()

@@ -82,6 +82,7 @@ deliveries = sa.Table(
     sa.Column("ended_ms", sa.BigInteger),
     sa.Column("last_status", sa.Integer),
     sa.Column("last_error", sa.Text),
+    sqlite_autoincrement=True,
 )
 
 

@@ -238,7 +238,8 @@ def _measured(finding: Finding) -> dict[str, Any]:
 
 def _message(rule: alert_state.Rule, fact: Fact, threshold: float | None) -> str:
     side = "more" if rule.operator == ">" else "less"
-    limit = "" if threshold is None else f"; {side} than {threshold:g} is an alert"
+    own_limit = rule.metric == "drift" or threshold is None  # a drift's words name its limit
+    limit = "" if own_limit else f"; {side} than {threshold:g} is an alert"
     explained = f" {fact.explanation}" if fact.explanation else ""
     return f"{fact.text}{limit}.{explained}"
 

@@ -209,6 +209,18 @@ def metric_tables(table_name: str, config: Mapping[str, Any]) -> tuple[str, str]
     return f"{stem}_profile_metrics", f"{stem}_drift_metrics"
 
 
+def reading_hints(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader of the metric tables needs to know of a monitor."""
+    log = config.get("inference_log") or {}
+    given = log or config.get("time_series") or {}
+    outputs = ["prediction", "score", log.get("prediction_col"), log.get("prediction_proba_col")]
+    return {
+        "granularity": next(iter(given.get("granularities", ())), None),
+        "model_id_col": log.get("model_id_col"),
+        "outputs": sorted({name for name in outputs if name}),
+    }
+
+
 def monitor_info(monitor: state.Monitor) -> dict[str, Any]:
     """MonitorInfo of Databricks."""
     profile_table, drift_table = metric_tables(monitor.table_name, monitor.config)

@@ -236,6 +236,15 @@ def change_ramp(connection: sa.Connection, ramp: Ramp, values: Mapping[str, Any]
 # --- recommendations -----------------------------------------------------------------------------
 
 
+def proposed_share(found: Recommendation) -> int | None:
+    """The percentage that a recommendation gives its served entity; None: it moves no traffic."""
+    for route in found.action.get("routes") or ():
+        name = route.get("served_model_name") or route.get("served_entity_name")
+        if name == found.action.get("served_entity"):
+            return int(route["traffic_percentage"])
+    return None
+
+
 def add_recommendation(connection: sa.Connection, recommendation: Recommendation) -> None:
     connection.execute(sa.insert(recommendations).values(**recommendation._asdict()))
 

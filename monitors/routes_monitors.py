@@ -205,9 +205,11 @@ class Results:
         profile_table, drift_table = contract.metric_tables(monitor.table_name, monitor.config)
         arguments = {
             "table": monitor.table_name,
+            "table_id": monitor.table_id,
             "profile_table": profile_table,
             "drift_table": drift_table,
             "filters": given,
+            **contract.reading_hints(monitor.config),
         }
         return await self.context.reader.ask(operation, arguments)
 
@@ -314,7 +316,7 @@ def _summary(monitor: state.Monitor, last: state.Refresh | None) -> dict[str, An
         "schedule": monitor.config.get("schedule"),
         "failure_message": monitor.failure_message,
         "last_refresh": contract.refresh_info(last) if last else None,
-        "next_refresh": monitor.summary.get("next_refresh"),
+        "next_refresh": contract.rfc3339(monitor.next_refresh_ms),
         "worst_column": monitor.summary.get("worst"),
         "label_coverage": monitor.summary.get("label_coverage"),
         "window": monitor.summary.get("window"),

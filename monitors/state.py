@@ -28,6 +28,7 @@ monitors = sa.Table(
     sa.Column("failure_message", sa.Text),
     sa.Column("baseline_version", sa.Integer, nullable=False),
     sa.Column("summary", sa.JSON, nullable=False),
+    sa.Column("next_refresh_ms", sa.BigInteger),
     sa.Column("created_by", sa.String(256), nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("updated_ms", sa.BigInteger, nullable=False),
@@ -47,6 +48,7 @@ refreshes = sa.Table(
     sa.Column("message", sa.Text),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 baselines = sa.Table(
@@ -72,6 +74,7 @@ class Monitor(NamedTuple):
     failure_message: str | None
     baseline_version: int
     summary: dict[str, Any]
+    next_refresh_ms: int | None
     created_by: str
     created_ms: int
     updated_ms: int
@@ -214,6 +217,12 @@ def set_result(
         values["summary"] = dict(summary)
     where = monitors.c.table_name == table_name
     connection.execute(sa.update(monitors).where(where).values(**values))
+
+
+def set_next_refresh(connection: sa.Connection, table_name: str, at_ms: int | None) -> None:
+    """When the schedule will ask for a refresh; None: never."""
+    where = monitors.c.table_name == table_name
+    connection.execute(sa.update(monitors).where(where).values(next_refresh_ms=at_ms))
 
 
 # --- baselines -----------------------------------------------------------------------------------
@@ -365,6 +374,12 @@ def queue_again(connection: sa.Connection) -> int:
         .values(state="PENDING", started_ms=None)
     )
     return done.rowcount
+
+
+def lease_holder(connection: sa.Connection, name: str) -> str | None:
+    """Who holds a lease."""
+    where = database.leases.c.name == name
+    return connection.execute(sa.select(database.leases.c.holder).where(where)).scalar()
 
 
 # --- what needs a person -------------------------------------------------------------------------

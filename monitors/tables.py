@@ -1,13 +1,14 @@
 """The Delta tables that monitors write: profile and drift metrics, decisions.
 
 Rows of a recomputed window replace the older ones in one commit: its data files are removed and the
-new ones added together, so no reader ever sees a window twice or not at all. Every window has files
-of its own; a file that compaction made of several windows is rewritten without the replaced rows.
-`window_key` tells which rows belong together; it is the first of our columns after the documented
-ones.
+new ones added together, so no reader ever sees a window twice or not at all. `window_key` tells
+which rows belong together. Every key has a file of its own, whose name begins with the key's hash;
+a file that somebody's compaction made of several is rewritten without the replaced rows.
 """
 
+import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -37,7 +38,11 @@ BY_CLASS = pa.struct(
 TEST = pa.struct([("statistic", pa.float64()), ("pvalue", pa.float64())])
 KEY = "window_key"
 CONFIGURATION = {"delta.logRetentionDuration": "interval 7 days"}
+APPEND_ONLY = {"delta.appendOnly": "true"}  # these are compacted by `capture.maintenance`
+RETENTION_HOURS = 168
 ATTEMPTS = 5
+UNTOUCHED = object()
+OWN_FILE = re.compile(r"([0-9a-f]{16})-[0-9a-f-]{36}\.zstd\.parquet")
 
 _GROUP: list[tuple[str, pa.DataType]] = [
     ("log_type", pa.string()),
@@ -177,14 +182,17 @@ def open_table(uri: str) -> deltalake.DeltaTable | None:
         raise errors.Unavailable(f"A table cannot be read: {type(error).__name__}.") from None
 
 
-def open_or_create(uri: str, schema: pa.Schema) -> deltalake.DeltaTable:
+def open_or_create(uri: str, schema: pa.Schema, append_only: bool = False) -> deltalake.DeltaTable:
     """The table; made, or widened by columns that it does not have yet."""
     table = open_table(uri)
     if table is None:
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
         return deltalake.DeltaTable.create(
-            uri, schema=schema, mode="ignore", configuration=CONFIGURATION
+            uri,
+            schema=schema,
+            mode="ignore",
+            configuration=CONFIGURATION | (APPEND_ONLY if append_only else {}),
         )
     known = {field.name for field in table.schema().fields}
     missing = [field for field in schema if field.name not in known]
@@ -207,18 +215,20 @@ def replace_windows(
     windows: Mapping[str, Sequence[Mapping[str, Any]]],
     app_id: str,
     app_version: int,
+    keep_others: bool = True,
 ) -> int:
     """Replace the rows of every given window key by the given rows, in one commit.
 
-    `windows`: window key -> rows, which may be none. The app transaction tells which refresh wrote
-    it. Gives the table's version. Written again on a conflict, from the table's newest state."""
-    if not windows:
+    `windows`: window key -> rows, which may be none. `keep_others` False: no other window stays.
+    The app transaction tells which refresh wrote it. Gives the table's version. Written again on a
+    conflict, from the table's newest state."""
+    if not windows and keep_others:
         table = open_table(uri)
         return table.version() if table else -1
     for attempt in range(ATTEMPTS):
         table = open_or_create(uri, schema)
         try:
-            return _replace(table, uri, schema, windows, app_id, app_version)
+            return _replace(table, uri, schema, windows, app_id, app_version, keep_others)
         except DeltaError:
             # Maintenance may have compacted a file that was to be removed. The files written by
             # this attempt are in no commit and go with the next vacuum.
@@ -234,22 +244,24 @@ def _replace(
     windows: Mapping[str, Sequence[Mapping[str, Any]]],
     app_id: str,
     app_version: int,
+    keep_others: bool,
 ) -> int:
     files = filesystem(uri)
     now_ms = time.time_ns() // 1_000_000
     actions: list[AddAction | RemoveAction] = []
-    for path, size, low, high in _files_with_keys(table):
-        if low == high and low is not None:
-            kept = None if low in windows else False
-        else:
-            kept = _without(files, path, windows)
-        if kept is False:
+    hashes = {_hash(key) for key in windows}
+    found = pa.table(table.get_add_actions()).select(["path", "size_bytes"])
+    for path, size in zip(*(column.to_pylist() for column in found.columns), strict=True):
+        rest = _rest(files, path, hashes, windows) if keep_others else None
+        if rest is UNTOUCHED:
             continue
         actions.append(RemoveAction(path, True, now_ms, size, {}))
-        if isinstance(kept, pa.Table) and kept.num_rows:
-            actions.append(_write(files, kept))
-    written = [pa.Table.from_pylist(list(rows), schema=schema) for rows in windows.values() if rows]
-    actions += [_write(files, rows) for rows in written]
+        if isinstance(rest, pa.Table) and rest.num_rows:
+            actions.append(_write(files, "rest", rest))
+    for key, rows in windows.items():
+        if rows:
+            written = pa.Table.from_pylist(list(rows), schema=schema)
+            actions.append(_write(files, _hash(key), written))
     table.create_write_transaction(
         actions,
         mode="append",
@@ -260,42 +272,32 @@ def _replace(
     return table.version()
 
 
-def _files_with_keys(
-    table: deltalake.DeltaTable,
-) -> list[tuple[str, int, str | None, str | None]]:
-    """(path, bytes, smallest key, greatest key) of every data file; None: not known."""
-    found = pa.table(table.get_add_actions(flatten=True))
-    rows = found.num_rows
-    nothing = [None] * rows
-    columns = [
-        found.column(name).to_pylist() if name in found.column_names else nothing
-        for name in ("path", "size_bytes", f"min.{KEY}", f"max.{KEY}")
-    ]
-    return list(zip(*columns, strict=True))
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _without(files: pa_fs.FileSystem, path: str, keys: Collection[str]) -> pa.Table | bool:
-    """Rows of a file whose window is not replaced; False: all of them stay."""
+def _rest(
+    files: pa_fs.FileSystem, path: str, hashes: Collection[str], keys: Collection[str]
+) -> pa.Table | object | None:
+    """What stays of a file when these windows go: UNTOUCHED, some rows, or None."""
+    named = OWN_FILE.fullmatch(path)
+    if named:
+        return None if named[1] in hashes else UNTOUCHED
     rows = pq.read_table(path, filesystem=files)
     stays = [key not in keys for key in rows.column(KEY).to_pylist()]
-    return False if all(stays) else rows.filter(pa.array(stays))
+    return UNTOUCHED if all(stays) else rows.filter(pa.array(stays))
 
 
-def _write(files: pa_fs.FileSystem, rows: pa.Table) -> AddAction:
-    path = f"part-{uuid.uuid4()}.zstd.parquet"
+def _write(files: pa_fs.FileSystem, stem: str, rows: pa.Table) -> AddAction:
+    path = f"{stem}-{uuid.uuid4()}.zstd.parquet"
     pq.write_table(rows, path, filesystem=files, compression="zstd", compression_level=1)
-    stats: dict[str, Any] = {"numRecords": rows.num_rows}
-    if KEY in rows.column_names:
-        keys = rows.column(KEY).to_pylist()
-        stats |= {"minValues": {KEY: min(keys)}, "maxValues": {KEY: max(keys)}}
-        stats["nullCount"] = {KEY: 0}
     return AddAction(
         path=path,
         size=files.get_file_info(path).size,
         partition_values={},
         modification_time=time.time_ns() // 1_000_000,
         data_change=True,
-        stats=json.dumps(stats),
+        stats=json.dumps({"numRecords": rows.num_rows}),
     )
 
 
@@ -305,13 +307,13 @@ def append(
     """Append rows once: nothing happens if this app version was written before. Gives the table's
     version."""
     for attempt in range(ATTEMPTS):
-        table = open_or_create(uri, schema)
+        table = open_or_create(uri, schema, append_only=True)
         done = table.transaction_version(app_id)
         if done is not None and done >= app_version:
             return table.version()
         try:
             table.create_write_transaction(
-                [_write(filesystem(uri), pa.Table.from_pylist(list(rows), schema=schema))],
+                [_write(filesystem(uri), "part", pa.Table.from_pylist(list(rows), schema=schema))],
                 mode="append",
                 schema=table.schema(),
                 commit_properties=_properties(app_id, app_version),
@@ -322,6 +324,13 @@ def append(
             if attempt == ATTEMPTS - 1:
                 raise
     raise errors.InternalError("unreachable")
+
+
+def clean(uri: str) -> int:
+    """Delete files that a week ago no reader could see any more; gives how many. Maintenance leaves
+    tables alone in which rows are replaced."""
+    table = open_table(uri)
+    return 0 if table is None else len(table.vacuum(RETENTION_HOURS, dry_run=False))
 
 
 def _properties(app_id: str, app_version: int) -> deltalake.CommitProperties:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("failure_message", sa.Text),
         sa.Column("baseline_version", sa.Integer, nullable=False),
         sa.Column("summary", sa.JSON, nullable=False),
+        sa.Column("next_refresh_ms", sa.BigInteger),
         sa.Column("created_by", sa.String(256), nullable=False),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
         sa.Column("updated_ms", sa.BigInteger, nullable=False),
@@ -39,6 +40,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text),
         sa.Column("cancel_requested", sa.Boolean, nullable=False),
         sa.Column("progress", sa.JSON, nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_refreshes_state", "refreshes", ["state"])
     op.create_index("ix_refreshes_table_name", "refreshes", ["table_name"])
@@ -172,6 +174,7 @@ def upgrade() -> None:
         sa.Column("ended_ms", sa.BigInteger),
         sa.Column("last_status", sa.Integer),
         sa.Column("last_error", sa.Text),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_deliveries_state", "deliveries", ["state"])
     op.create_index("ix_deliveries_webhook_id", "deliveries", ["webhook_id"])

@@ -1,0 +1,98 @@
+"""Recommendations as they live in SQL: made of a decision, renewed, expired, told.
+
+One open recommendation per cause (experiment, kind, served entity): a new look renews its evidence;
+what no longer follows from the newest decision expires; what a person dismissed stays away until
+its time is over."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from capture import names, outbox
+from monitors import contract, decisions, experiment_state, recommendations
+
+LASTING = ("dismissed", "snoozed")
+
+
+def advise(
+    connection: sa.Connection,
+    found: decisions.Look,
+    shares: Mapping[str, int],
+    drift: Sequence[Mapping[str, Any]],
+    now_ms: int,
+) -> None:
+    """Write what follows from a decision now, with its events."""
+    endpoint = found.experiment.endpoint
+    holdout = int(found.experiment.body.get("holdout_percentage", 0))
+    made = recommendations.recommend(
+        dict(found.decision), dict(shares), holdout, [dict(one) for one in drift], found.moment
+    )
+    known = experiment_state.find_recommendations(connection, endpoint)
+    wanted = {_cause(found, one): one for one in made}
+    for before in known:
+        if before.state == "open" and before.cause not in wanted:
+            _expire(connection, before, now_ms)
+    for cause, one in wanted.items():
+        _renew(connection, endpoint, cause, one, known, found.moment, now_ms)
+
+
+def expire_all(connection: sa.Connection, endpoint: str, now_ms: int) -> None:
+    """Nothing can be said about the endpoint any more."""
+    for one in experiment_state.find_recommendations(connection, endpoint, "open"):
+        _expire(connection, one, now_ms)
+
+
+def _cause(found: decisions.Look, one: recommendations.Recommendation) -> str:
+    entity = one.action.get("served_entity") or ""
+    return f"{found.experiment.number}|{one.action['kind']}|{entity}"
+
+
+def _renew(
+    connection: sa.Connection,
+    endpoint: str,
+    cause: str,
+    one: recommendations.Recommendation,
+    known: Sequence[experiment_state.Recommendation],
+    moment: datetime,
+    now_ms: int,
+) -> None:
+    values: dict[str, Any] = {
+        "action": dict(one.action),
+        "evidence": [dict(item) for item in one.evidence],
+        "expected_effect": one.expected_effect,
+        "risk": one.risk,
+        "expires_ms": contract.unix_ms(one.expires_time),
+    }
+    for before in known:
+        if before.cause != cause:
+            continue
+        if before.state == "open":
+            experiment_state.change_recommendation(connection, before.id, values)
+            return
+        if before.state == "snoozed" and (before.snoozed_until_ms or 0) <= now_ms:
+            values |= {"state": "open", "snoozed_until_ms": None}
+            experiment_state.change_recommendation(connection, before.id, values)
+            return
+        if before.state in LASTING and before.expires_ms > contract.unix_ms(moment):
+            return
+    made = experiment_state.Recommendation(
+        id=names.new_id(),
+        endpoint=endpoint,
+        cause=cause,
+        created_ms=now_ms,
+        state="open",
+        outcome=None,
+        snoozed_until_ms=None,
+        **values,
+    )
+    experiment_state.add_recommendation(connection, made)
+    told = contract.recommendation_info(made)
+    outbox.emit(connection, "recommendation.created", told, now_ms)
+
+
+def _expire(connection: sa.Connection, one: experiment_state.Recommendation, now_ms: int) -> None:
+    experiment_state.change_recommendation(connection, one.id, {"state": "expired"})
+    told = contract.recommendation_info(one._replace(state="expired"))
+    outbox.emit(connection, "recommendation.expired", told, now_ms)

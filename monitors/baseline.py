@@ -1,0 +1,199 @@
+"""What windows are compared with: profiles of a table of training rows, or of a fixed time range.
+
+Per column for all rows; answers (prediction, score) also per version where the rows tell it, since
+one version's answers are no yardstick for another's. Where the rows have the monitor's time column,
+also the largest distance that the baseline's own windows have from the whole: weather and weekdays
+make windows differ without any drift.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow.parquet as pq
+
+from capture import errors
+from monitors import distances, intake, kept, quality, tables, watched, windows
+
+SMALLEST_WINDOW = 200
+MOST_WINDOWS = 400
+PROFILES, FACTS = "baseline.zst", "baseline.json"
+
+MaximaKey = tuple[str | None, str, str]  # version, column, granularity
+
+
+@dataclass(slots=True)
+class Baseline:
+    """Profiles and maxima of one baseline version. `problem`: why there are none, in words."""
+
+    baseline_version: int
+    commit_version: int
+    profiles: dict[kept.Group, kept.Profile] = field(default_factory=dict)
+    maxima: dict[MaximaKey, dict[str, float]] = field(default_factory=dict)
+    versions: tuple[str, ...] = ()
+    counts: quality.QualityCounts | None = None
+    problem: str | None = None
+
+    def group(self, version: str | None, column: str, outputs: Sequence[str]) -> kept.Group:
+        """Which profile a group of a window is compared with."""
+        split = column in outputs and version is not None and bool(self.versions)
+        return (version if split else None, column)
+
+
+def read_rows(uri: str) -> tuple[pl.DataFrame, int]:
+    """All rows of a Delta table and its commit version. Raises DoesNotExist, Unavailable."""
+    table = tables.open_table(uri)
+    if table is None:
+        raise errors.DoesNotExist("the baseline table does not exist")
+    files = tables.filesystem(uri)
+    try:
+        parts = [
+            pl.DataFrame(pl.from_arrow(pq.read_table(path, filesystem=files, partitioning=None)))
+            for path in sorted(intake.data_files(table))
+        ]
+    except (OSError, ValueError) as error:
+        raise errors.Unavailable(
+            f"the baseline table cannot be read: {type(error).__name__}"
+        ) from None
+    if not parts:
+        return pl.DataFrame(), table.version()
+    return pl.concat(parts, how="diagonal_relaxed"), table.version()
+
+
+def build(
+    rows: pl.DataFrame,
+    shape: watched.Shape,
+    columns: Mapping[str, watched.Column],
+    baseline_version: int,
+    commit_version: int,
+) -> Baseline:
+    """Profile the rows of a baseline once. `columns`: every watched column, decided already."""
+    made = Baseline(baseline_version, commit_version)
+    if rows.is_empty():
+        made.problem = "the baseline holds no rows"
+        return made
+    versions = _versions(rows, shape)
+    made.versions = tuple(versions)
+    watched_here = [name for name in rows.columns if name in columns and columns[name].watched]
+    _profiles(made, None, rows, shape, {name: columns[name] for name in watched_here})
+    outputs = {name: columns[name] for name in watched_here if name in shape.outputs}
+    for version, part in versions.items():
+        _profiles(made, version, part, shape, outputs)
+    made.counts = _quality(rows, shape)
+    return made
+
+
+def _versions(rows: pl.DataFrame, shape: watched.Shape) -> dict[str, pl.DataFrame]:
+    if shape.model_id_col is None or shape.model_id_col not in rows.columns:
+        return {}
+    parts = rows.with_columns(pl.col(shape.model_id_col).cast(pl.String)).partition_by(
+        shape.model_id_col, as_dict=True
+    )
+    return {str(key[0]): part for key, part in sorted(parts.items(), key=str) if key[0]}
+
+
+def _profiles(
+    made: Baseline,
+    version: str | None,
+    rows: pl.DataFrame,
+    shape: watched.Shape,
+    columns: Mapping[str, watched.Column],
+) -> None:
+    for name, column in columns.items():
+        series = watched.as_kind(rows[name], column)
+        made.profiles[version, name] = profile.profile_column(
+            series, column.profiled_as, column.centre
+        )
+    if shape.time_column is None or shape.time_column not in rows.columns:
+        return
+    times = intake.as_times(rows[shape.time_column])
+    for granularity in shape.granularities:
+        parts = _own_windows(rows, times, granularity)
+        for name, column in columns.items():
+            own = [watched.profiled(part[name], column) for part in parts]
+            maxima = distances.own_maxima(own, made.profiles[version, name])
+            if maxima:
+                made.maxima[version, name, granularity] = maxima
+
+
+def _own_windows(rows: pl.DataFrame, times: pl.Series, granularity: str) -> list[pl.DataFrame]:
+    starts = windows.assign(times, granularity).alias("__start")
+    parts = (
+        rows.with_columns(starts).drop_nulls("__start").partition_by("__start", maintain_order=True)
+    )
+    return [part for part in parts if part.height >= SMALLEST_WINDOW][-MOST_WINDOWS:]
+
+
+def _quality(rows: pl.DataFrame, shape: watched.Shape) -> quality.QualityCounts | None:
+    """Counts of the baseline's labelled rows, for estimates where labels are missing."""
+    label = shape.label_col or "label"
+    if shape.problem is None or label not in rows.columns:
+        return None
+    if shape.prediction_col not in rows.columns:
+        return None
+    renamed: dict[str | None, str] = {label: "label", shape.prediction_col: "prediction"}
+    if shape.score_col in rows.columns:
+        renamed[shape.score_col] = "score"
+    frame = rows.select(pl.col(old).alias(new) for old, new in renamed.items() if old)
+    return quality.summarise(frame, shape.problem)
+
+
+def save(folder: Path, made: Baseline) -> None:
+    """Keep a baseline for the next process, and for the one that draws histograms."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    kept.write_profiles(folder / PROFILES, made.profiles)
+    facts: dict[str, Any] = {
+        "baseline_version": made.baseline_version,
+        "commit_version": made.commit_version,
+        "versions": made.versions,
+        "maxima": [[*key, value] for key, value in made.maxima.items()],
+        "quality": quality.to_dict(made.counts) if made.counts is not None else None,
+        "problem": made.problem,
+    }
+    kept.replace_file(folder / FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def load(folder: Path) -> Baseline | None:
+    """What `save` kept, if it can be read."""
+    try:
+        facts = orjson.loads((folder / FACTS).read_bytes())
+        return Baseline(
+            facts["baseline_version"],
+            facts["commit_version"],
+            kept.read_profiles(folder / PROFILES),
+            {(v, c, g): value for v, c, g, value in facts["maxima"]},
+            tuple(facts["versions"]),
+            quality.from_dict(facts["quality"]) if facts["quality"] else None,
+            facts["problem"],
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def current(
+    folder: Path,
+    before: Baseline | None,
+    baseline_version: int,
+    read: Callable[[], tuple[pl.DataFrame, int]],
+    shape: watched.Shape,
+    columns: dict[str, watched.Column],
+) -> Baseline:
+    """The baseline of a version: the one at hand, the one on disk, or a new one, which is profiled
+    once. One that cannot be read is tried again at every call. A new one first decides on columns
+    that were not seen yet: the centre of a histogram comes from the baseline."""
+    for known in (before, load(folder)):
+        fits = known is not None and known.baseline_version == baseline_version
+        if known is not None and fits and known.problem is None:
+            return known
+    try:
+        rows, commit_version = read()
+    except (errors.DoesNotExist, errors.Unavailable) as error:
+        return Baseline(baseline_version, -1, problem=error.message)
+    columns.update(watched.choose(rows, shape, columns))
+    made = build(rows, shape, columns, baseline_version, commit_version)
+    if made.problem is None:
+        save(folder, made)
+    return made

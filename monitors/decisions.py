@@ -1,0 +1,256 @@
+"""The rows of an experiment, and the decisions made of them.
+
+`experiments.evaluate` decides; here its rows are put together from what a monitor holds, the guard
+looks at the newest hours a second time, and every decision becomes a row of `<prefix>_decisions`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import polars as pl
+
+from monitors import contract, experiment_state, experiments, intake, tables
+
+VERSION = "served_entity_name"
+DELAYS_OVER = timedelta(days=30)
+FEWEST_DELAYS = 100
+DELAY_QUANTILE = 0.9
+MAIN, GUARD = "full", "guard"
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Whom an experiment compares."""
+
+    champion: str
+    challenger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One decision and what it rests on. `challenger_requests`: under configuration
+    `config_version`, the newest that the rows show; `newest_row`: time of the newest row."""
+
+    experiment: experiment_state.Experiment
+    roles: Roles
+    moment: datetime
+    kind: str
+    decision: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    requests: int
+    config_version: int | None
+    challenger_requests: int
+    newest_row: datetime | None
+
+    @property
+    def action(self) -> str:
+        return str(self.decision["action"])
+
+
+def roles(body: Mapping[str, Any], rows: pl.DataFrame) -> Roles | None:
+    """Champion and challenger: as named, else by the share that they had last. None: there are no
+    two."""
+    champion, challenger = body.get("champion"), body.get("challenger")
+    if champion is None or challenger is None:
+        ranked = _ranked(rows)
+        if champion is None:
+            champion = next((name for name in ranked if name != challenger), None)
+        if challenger is None:
+            challenger = next((name for name in ranked if name != champion), None)
+    if champion is None or challenger is None:
+        return None
+    return Roles(champion, challenger)
+
+
+def _ranked(rows: pl.DataFrame) -> list[str]:
+    """Served entities by their share in the newest split, largest first."""
+    if "route_split" not in rows.columns:
+        return []
+    drawn = rows.filter(pl.col("route_split").is_not_null())
+    if not drawn.height:
+        return []
+    newest = drawn.sort("request_time").tail(1)["route_split"][0]
+    split = orjson.loads(newest)
+    return sorted(split, key=lambda name: (-split[name], name))
+
+
+def rows_of(
+    rows: pl.DataFrame, who: Roles, start: datetime | None, slices: Sequence[str]
+) -> pl.DataFrame:
+    """What `experiments.evaluate` takes, of the rows that a monitor keeps (experiments.md,
+    "Input"). A request of several rows: an id per row, one unit."""
+    chosen = rows.filter(pl.col(VERSION).is_in([who.champion, who.challenger]))
+    if start is not None:
+        chosen = chosen.filter(pl.col("__time") >= start)
+    several = chosen.filter(pl.col("row_index") > 0)["databricks_request_id"].unique()
+    of_several = pl.col("databricks_request_id").is_in(several.implode())
+    columns: dict[str, pl.Expr | pl.Series] = {
+        "request_time": pl.col("__time"),
+        "request_id": pl.when(of_several)
+        .then(pl.format("{}:{}", "databricks_request_id", "row_index"))
+        .otherwise(pl.col("databricks_request_id")),
+        "unit_id": pl.when(of_several & pl.col("unit_id").is_null())
+        .then(pl.col("databricks_request_id"))
+        .otherwise(pl.col("unit_id")),
+        "version": pl.col(VERSION),
+        "route_share": _shares(chosen["route_split"], who),
+        "status_code": pl.col("status_code"),
+        "latency_ms": pl.col("execution_duration_ms"),
+        # 400 is the contract's answer when a model raises; it is the model's error all the same.
+        "error": pl.when(pl.col("error_source") == "model").then(True),
+    }
+    for name in ("prediction", "score", "label", "label_time", *slices):
+        if name in chosen.columns and name not in columns:
+            columns[name] = pl.col(name)
+    return chosen.select(**columns)
+
+
+def _shares(splits: pl.Series, who: Roles) -> pl.Series:
+    """Probability that the split gave a request to the challenger rather than to the champion."""
+    distinct = splits.drop_nulls().unique().to_list()
+    if not distinct:
+        return pl.Series("route_share", [None] * len(splits), dtype=pl.Float64)
+    values = [_share(orjson.loads(text), who) for text in distinct]
+    return splits.replace_strict(distinct, values, default=None, return_dtype=pl.Float64)
+
+
+def _share(split: Mapping[str, float], who: Roles) -> float | None:
+    mine, theirs = split.get(who.challenger, 0), split.get(who.champion, 0)
+    return mine / (mine + theirs) if mine + theirs else None
+
+
+def look(
+    experiment: experiment_state.Experiment,
+    rows: pl.DataFrame,
+    moment: datetime,
+    starts_at_receipt: bool,
+) -> Look | None:
+    """The decision of now; None: nothing to compare yet. `starts_at_receipt`: the monitor's time is
+    that of receipt, so that an experiment without a start begins when it was made."""
+    if VERSION not in rows.columns or "route_split" not in rows.columns:
+        return None
+    who = roles(experiment.body, rows)
+    if who is None:
+        return None
+    start = _start(experiment, starts_at_receipt)
+    policy = {
+        **contract.policy_of(experiment.body),
+        "champion": who.champion,
+        "challenger": who.challenger,
+    }
+    given = rows_of(rows, who, start, policy.get("slices") or ())
+    if "label_window_hours" not in experiment.body:
+        policy["label_window_hours"] = label_window(given, who, moment)
+    kind, decision = MAIN, experiments.evaluate(given, policy, moment).to_dict()
+    guarded = _guarded(experiment.body, policy, given, moment)
+    if guarded is not None and guarded["action"] == "roll_back":
+        kind, decision = GUARD, guarded
+    version, requests = _newest_configuration(rows, who)
+    return Look(
+        experiment=experiment,
+        roles=who,
+        moment=moment,
+        kind=kind,
+        decision=decision,
+        policy=policy,
+        requests=given.height,
+        config_version=version,
+        challenger_requests=requests,
+        newest_row=_newest(given["request_time"]),
+    )
+
+
+def _start(experiment: experiment_state.Experiment, starts_at_receipt: bool) -> datetime | None:
+    text = experiment.body.get("start_time")
+    if text is not None:
+        return contract.moment(text, "start_time")
+    if starts_at_receipt:
+        return datetime.fromtimestamp(experiment.started_ms / 1000, UTC)
+    return None
+
+
+def _guarded(
+    body: Mapping[str, Any], policy: Mapping[str, Any], rows: pl.DataFrame, moment: datetime
+) -> dict[str, Any] | None:
+    """The second look, at the newest hours alone."""
+    if not body.get("guard"):
+        return None
+    since = moment - timedelta(hours=float(body["guard"]["window_hours"]))
+    overrides = {key: value for key, value in body["guard"].items() if key != "window_hours"}
+    recent = rows.filter(pl.col("request_time") > since)
+    return dict(experiments.evaluate(recent, {**policy, **overrides}, moment).to_dict())
+
+
+def _newest_configuration(rows: pl.DataFrame, who: Roles) -> tuple[int | None, int]:
+    """The newest configuration version among the rows, and the challenger's requests under it."""
+    if "config_version" not in rows.columns or not rows.height:
+        return None, 0
+    newest = rows["config_version"].max()
+    if not isinstance(newest, int):
+        return None, 0
+    under = rows.filter((pl.col("config_version") == newest) & (pl.col(VERSION) == who.challenger))
+    return newest, under["databricks_request_id"].n_unique()
+
+
+def _newest(times: pl.Series) -> datetime | None:
+    found = times.max()
+    return intake.utc(found) if isinstance(found, datetime) else None
+
+
+def label_window(rows: pl.DataFrame, who: Roles, moment: datetime) -> float | None:
+    """Hours in which nine of ten of the champion's labels came, in the last 30 days: the slower of
+    the two kinds of label (above, not above their mean). None: too few, or an hour at most."""
+    if "label" not in rows.columns or "label_time" not in rows.columns:
+        return None
+    labelled = rows.filter(
+        (pl.col("version") == who.champion)
+        & (pl.col("request_time") > moment - DELAYS_OVER)
+        & pl.col("label").is_not_null()
+        & (pl.col("label_time") <= moment)
+    ).select(
+        "label",
+        hours=(pl.col("label_time") - pl.col("request_time")).dt.total_microseconds() / 3.6e9,
+    )
+    if labelled.height < FEWEST_DELAYS:
+        return None
+    kinds = [labelled]
+    if labelled["label"].dtype.is_numeric():
+        above = pl.col("label") > labelled["label"].mean()
+        kinds = [labelled.filter(above), labelled.filter(~above)]
+    quantiles = [part["hours"].quantile(DELAY_QUANTILE, "higher") for part in kinds if part.height]
+    hours = max(value for value in quantiles if value is not None)
+    return math.ceil(hours * 10) / 10 if hours > 1 else None
+
+
+def store(
+    uri: str, found: Look, refresh_id: int | None, versions: tuple[int, int], now_ms: int
+) -> None:
+    """Append a decision; once per refresh. `versions`: commit versions of unpacked rows and labels
+    that it rests on."""
+    row = {
+        "decided_time": found.moment,
+        "written_time": datetime.fromtimestamp(now_ms / 1000, UTC),
+        "endpoint": found.experiment.endpoint,
+        "experiment": found.experiment.number,
+        "champion": found.roles.champion,
+        "challenger": found.roles.challenger,
+        "kind": found.kind,
+        "action": found.action,
+        "reasons": list(found.decision["reasons"]),
+        "summary": found.decision["summary"],
+        "config_version": found.config_version,
+        "requests": found.requests,
+        "unpacked_commit_version": versions[0],
+        "labels_commit_version": versions[1],
+        "refresh_id": refresh_id,
+        "decision": orjson.dumps(found.decision, option=orjson.OPT_SERIALIZE_NUMPY).decode(),
+    }
+    app_id = f"decisions:{found.experiment.endpoint}"
+    if refresh_id is None:
+        tables.append(uri, tables.DECISIONS, [row], f"{app_id}:guard", now_ms)
+    else:
+        tables.append(uri, tables.DECISIONS, [row], app_id, refresh_id)

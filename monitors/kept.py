@@ -1,0 +1,221 @@
+"""What a monitor keeps between refreshes: how far it read, its columns, a profile per window.
+
+One folder per monitored table. A window's profiles are one compressed file; the manifest, replaced
+in one step after the files it names were written, says which files count. A refresh that dies
+leaves files that no manifest names; the next one reads from where the manifest says. Lost or
+unreadable, the folder costs a full read, no more.
+"""
+
+import contextlib
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+import pyarrow as pa
+
+from monitors import intake, profile, watched
+
+FORMAT = 1
+WINDOWS_IN_MEMORY = 64
+MANIFEST = "manifest.json"
+
+Profile = watched.Profile
+Group = tuple[str | None, str]  # (model version or None for all, column)
+
+
+class WindowKey(NamedTuple):
+    """A window of one granularity; a snapshot monitor has one, of no granularity."""
+
+    granularity: str | None
+    start: datetime
+
+    @property
+    def text(self) -> str:
+        return f"{self.granularity or ''}|{self.start.isoformat()}"
+
+    @classmethod
+    def read(cls, text: str) -> "WindowKey":
+        granularity, _, start = text.partition("|")
+        return cls(granularity or None, datetime.fromisoformat(start))
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
+    `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
+    baseline rows that the profile table holds."""
+
+    fingerprint: str
+    files: list[str] = field(default_factory=list)
+    until: str | None = None
+    clock: str | None = None
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept_columns: list[str] = field(default_factory=list)
+    windows: dict[str, str] = field(default_factory=dict)
+    ahead: str | None = None
+    baseline_rows: str | None = None
+    format: int = FORMAT
+
+
+class Kept:
+    """The folder of one monitor."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        found = read_manifest(folder)
+        fits = found is not None and found.fingerprint == fingerprint
+        self.manifest = found if found is not None and fits else Manifest(fingerprint)
+        self.memory: OrderedDict[WindowKey, dict[Group, Profile]] = OrderedDict()
+        self.changed: dict[WindowKey, dict[Group, Profile]] = {}
+
+    def forget(self) -> None:
+        """Begin anew; the folder is cleaned by the next `save`."""
+        self.manifest = Manifest(self.manifest.fingerprint)
+        self.memory.clear()
+        self.changed.clear()
+
+    def keys(self, granularity: str | None) -> list[WindowKey]:
+        """Known windows of a granularity, oldest first."""
+        known = {WindowKey.read(text) for text in self.manifest.windows} | set(self.changed)
+        return sorted(key for key in known if key.granularity == granularity)
+
+    def window(self, key: WindowKey) -> dict[Group, Profile] | None:
+        """Profiles of a window, to be read only. Raises ReadAnew when its file is gone."""
+        if key in self.changed:
+            return self.changed[key]
+        if key in self.memory:
+            self.memory.move_to_end(key)
+            return self.memory[key]
+        name = self.manifest.windows.get(key.text)
+        if name is None:
+            return None
+        try:
+            self._remember(key, read_profiles(self.folder / name))
+        except FileNotFoundError:
+            raise intake.ReadAnew("a file of the monitor's own is gone") from None
+        return self.memory[key]
+
+    def _remember(self, key: WindowKey, profiles: dict[Group, Profile]) -> None:
+        self.memory[key] = profiles
+        self.memory.move_to_end(key)
+        while len(self.memory) > WINDOWS_IN_MEMORY:
+            self.memory.popitem(last=False)
+
+    def add(self, key: WindowKey, profiles: Mapping[Group, Profile]) -> None:
+        """Merge profiles of more rows into a window."""
+        if key not in self.changed:
+            self.changed[key] = dict(self.window(key) or {})
+        known = self.changed[key]
+        for group, more in profiles.items():
+            known[group] = profile.merge(known[group], more) if group in known else more
+
+    def replace(self, key: WindowKey, profiles: Mapping[Group, Profile]) -> None:
+        """The profiles of a window, whatever they were."""
+        self.changed[key] = dict(profiles)
+
+    def drop(self, key: WindowKey) -> None:
+        """A window that is no more."""
+        self.changed.pop(key, None)
+        self.memory.pop(key, None)
+        self.manifest.windows.pop(key.text, None)
+
+    def save(
+        self,
+        taken: intake.Taken,
+        columns: Mapping[str, watched.Column],
+        kept_columns: list[str],
+        ahead: pl.DataFrame | None,
+    ) -> None:
+        """Make what was merged since the last save permanent."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for key, profiles in self.changed.items():
+            compacted = {group: profile.compact(one) for group, one in profiles.items()}
+            name = f"window-{uuid.uuid4().hex}.zst"
+            write_profiles(self.folder / name, compacted)
+            self.manifest.windows[key.text] = name
+            self._remember(key, compacted)
+        self.changed.clear()
+        self.manifest.ahead = None
+        if ahead is not None:
+            self.manifest.ahead = f"ahead-{uuid.uuid4().hex}.parquet"
+            ahead.write_parquet(self.folder / self.manifest.ahead, compression_level=1)
+        self.manifest.files = sorted(taken.files)
+        self.manifest.until = taken.until.isoformat() if taken.until else None
+        self.manifest.clock = taken.clock.isoformat() if taken.clock else None
+        self.manifest.columns = {name: asdict(column) for name, column in columns.items()}
+        self.manifest.kept_columns = kept_columns
+        replace_file(self.folder / MANIFEST, orjson.dumps(asdict(self.manifest)))
+        self._clean()
+
+    def ahead(self) -> pl.DataFrame | None:
+        """Rows that had been read before their time came. Raises ReadAnew."""
+        if self.manifest.ahead is None:
+            return None
+        try:
+            return pl.read_parquet(self.folder / self.manifest.ahead)
+        except FileNotFoundError:
+            raise intake.ReadAnew("a file of the monitor's own is gone") from None
+
+    def _clean(self) -> None:
+        named = {*self.manifest.windows.values(), self.manifest.ahead, MANIFEST}
+        for path in self.folder.iterdir():
+            if path.name not in named and not path.name.startswith("baseline"):
+                path.unlink(missing_ok=True)
+
+    def taken(self) -> intake.Taken:
+        """How far the table was read when this was saved."""
+        return intake.Taken(
+            set(self.manifest.files), _time(self.manifest.until), _time(self.manifest.clock)
+        )
+
+    def columns(self) -> dict[str, watched.Column]:
+        return {name: watched.Column(**one) for name, one in self.manifest.columns.items()}
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What a monitor's folder says, if it can be read."""
+    try:
+        found = Manifest(**orjson.loads((folder / MANIFEST).read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return found if found.format == FORMAT else None
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def write_profiles(path: Path, profiles: Mapping[Group, Profile]) -> None:
+    """One file of profiles, compressed; complete or not there."""
+    rows = [[version, column, profile.to_dict(one)] for (version, column), one in profiles.items()]
+    plain = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    packed = pa.Codec("zstd", 1).compress(plain, asbytes=True)
+    replace_file(path, len(plain).to_bytes(8, "little") + packed)
+
+
+def read_profiles(path: Path) -> dict[Group, Profile]:
+    """What `write_profiles` wrote."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    plain = pa.Codec("zstd").decompress(data[8:], size, asbytes=True)
+    return {
+        (version, column): profile.from_dict(one) for version, column, one in orjson.loads(plain)
+    }
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a small file so that readers see the old or the new one, never half of it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()

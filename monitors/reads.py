@@ -1,0 +1,369 @@
+"""Questions on Delta tables that the gateway's reading child answers: `python -m monitors.reads`.
+
+Its operations are those of `capture.query` and these: what monitors and experiments have found,
+read from the metric tables and from what the monitors keep.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+import polars as pl
+
+from capture import errors, names, query, reading
+from capture.settings import Settings
+from monitors import baseline, comparisons, intake, kept, profile, tables, watch
+
+MOST_DECISIONS = 1000
+BINS = 50
+CELL_FIELDS = (
+    "status",
+    "severity",
+    "metric",
+    "value",
+    "threshold",
+    "bound",
+    "n",
+    "n_baseline",
+    "pvalue",
+    "effect",
+    "null_share",
+    "null_share_baseline",
+    "text",
+)
+
+
+def _uri(settings: Settings, full_name: str) -> str:
+    return names.table_path(settings.tables_root, names.table_name(full_name))
+
+
+def _rfc3339(time: datetime) -> str:
+    return intake.utc(time).isoformat().replace("+00:00", "Z")
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table_info(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Columns and version of a Delta table; `exists` false where there is none."""
+    table = tables.open_table(_uri(settings, arguments["table"]))
+    if table is None:
+        return {"exists": False, "columns": [], "commit_version": None}
+    columns = [
+        {
+            "name": field.name,
+            "type": getattr(field.type, "type", None) or str(field.type),
+            "nullable": field.nullable,
+        }
+        for field in table.schema().fields
+    ]
+    return {"exists": True, "columns": columns, "commit_version": table.version()}
+
+
+# --- drift ---------------------------------------------------------------------------------------
+
+
+def drift(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Columns x windows of one granularity, the column that is farthest over its limit first.
+
+    Answers (prediction, score) are compared per version; without `served_entity` a cell shows the
+    version that answered most in its window."""
+    rows = _metric_rows(settings, arguments["drift_table"], arguments)
+    filters = arguments["filters"]
+    rows = rows.filter(pl.col("drift_type") == filters.get("type", comparisons.BASELINE))
+    if "column" in filters:
+        rows = rows.filter(pl.col("column_name") == filters["column"])
+    rows = _of_version(rows, arguments)
+    if rows.height == 0:
+        return {"table": arguments["table"], "windows": [], "columns": [], **_shown(arguments)}
+    windows = rows.select("start", "end").unique().sort("start").rows()
+    columns = [
+        _drift_column(str(name), part.sort("start"))
+        for (name,), part in rows.partition_by("column_name", as_dict=True).items()
+    ]
+    columns.sort(key=lambda column: (-column["effect"], column["name"]))
+    for rank, column in enumerate(columns, 1):
+        column["rank"] = rank
+    shown = [[_rfc3339(start), _rfc3339(end)] for start, end in windows]
+    return {
+        "table": arguments["table"],
+        "windows": shown,
+        "columns": columns,
+        **_shown(arguments),
+    }
+
+
+def _shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"granularity": _granularity(arguments)}
+
+
+def _granularity(arguments: Mapping[str, Any]) -> str | None:
+    given = arguments["filters"].get("granularity")
+    return given if given is not None else arguments.get("granularity")
+
+
+def _metric_rows(settings: Settings, full_name: str, arguments: Mapping[str, Any]) -> pl.DataFrame:
+    """Rows of a metric table in the asked time, of one granularity, with `version`."""
+    table = tables.open_table(_uri(settings, full_name))
+    if table is None:
+        return pl.DataFrame(schema={"drift_type": pl.String, "column_name": pl.String})
+    filters, model = arguments["filters"], arguments.get("model_id_col")
+    rows = (
+        pl.scan_delta(table)
+        .with_columns(
+            start=pl.col("window").struct.field("start"),
+            end=pl.col("window").struct.field("end"),
+            version=pl.col(model) if model else pl.lit(None, pl.String),
+        )
+        .filter(pl.col("log_type") == "INPUT")
+    )
+    granularity = _granularity(arguments)
+    if granularity is not None:
+        rows = rows.filter(pl.col("granularity") == granularity)
+    if "from" in filters:
+        rows = rows.filter(pl.col("end") > datetime.fromisoformat(filters["from"]))
+    if "to" in filters:
+        rows = rows.filter(pl.col("start") < datetime.fromisoformat(filters["to"]))
+    return rows.collect()
+
+
+def _of_version(rows: pl.DataFrame, arguments: Mapping[str, Any]) -> pl.DataFrame:
+    if rows.height == 0:
+        return rows
+    asked = arguments["filters"].get("served_entity")
+    if asked is not None:
+        return rows.filter(pl.col("version") == asked)
+    is_output = pl.col("column_name").is_in(list(arguments.get("outputs") or ()))
+    if arguments.get("model_id_col") is None:
+        return rows
+    features = rows.filter(~is_output & pl.col("version").is_null())
+    answers = (
+        rows.filter(is_output & pl.col("version").is_not_null())
+        .sort("n", descending=True, nulls_last=True)
+        .unique(["column_name", "start"], keep="first", maintain_order=True)
+    )
+    return pl.concat([features, answers])
+
+
+def _drift_column(name: str, rows: pl.DataFrame) -> dict[str, Any]:
+    cells = [
+        {
+            "window": [_rfc3339(row["start"]), _rfc3339(row["end"])],
+            "served_entity": row["version"],
+            "compared_with": _span(row["window_cmp"]),
+            **{field: row[field] for field in CELL_FIELDS},
+        }
+        for row in rows.iter_rows(named=True)
+    ]
+    effects = [cell["effect"] for cell in cells if cell["effect"] is not None]
+    return {
+        "name": name,
+        "kind": rows["kind"][0],
+        "rank": 0,
+        "effect": max(effects, default=0.0),
+        "cells": cells,
+    }
+
+
+def _span(window: Mapping[str, Any] | None) -> list[str] | None:
+    if window is None or window["start"] is None:
+        return None
+    return [_rfc3339(window["start"]), _rfc3339(window["end"])]
+
+
+# --- histograms ----------------------------------------------------------------------------------
+
+
+def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Histograms of one column, over the same bins: a window, the window before, the baseline."""
+    filters = arguments["filters"]
+    column = filters.get("column")
+    if column is None:
+        raise errors.BadRequest("column: name the column whose histograms are wanted.")
+    folder = watch.folder_of(settings, arguments["table_id"])
+    manifest = kept.read_manifest(folder)
+    if manifest is None or column not in manifest.columns:
+        raise errors.DoesNotExist(f"Column '{column[:100]}' is not watched by this monitor.")
+    key = _wanted_window(manifest, filters, _granularity(arguments))
+    version = filters.get("served_entity")
+    current = _profile(folder, manifest, key, (version, column)) if key else None
+    before = None
+    if key is not None and key.granularity is not None:
+        earlier = comparisons.previous_key(key)
+        before = _profile(folder, manifest, earlier, (version, column))
+    reference = baseline.load(folder)
+    base = None
+    if reference is not None:
+        group = reference.group(version, column, arguments.get("outputs") or ())
+        base = reference.profiles.get(group)
+    sides = {"current": current, "baseline": base, "previous": before}
+    edges = _edges([one for one in sides.values() if one is not None])
+    return {
+        "column": column,
+        "kind": manifest.columns[column]["kind"],
+        "window": _span_of(key),
+        "served_entity": version,
+        **{name: _side(one, edges) for name, one in sides.items()},
+    }
+
+
+def _wanted_window(
+    manifest: kept.Manifest, filters: Mapping[str, str], granularity: str | None
+) -> kept.WindowKey | None:
+    """The window that begins and ends as asked; without a time the newest."""
+    known = sorted(
+        (kept.WindowKey.read(text) for text in manifest.windows), key=lambda key: key.start
+    )
+    if "window_start" in filters:
+        start = datetime.fromisoformat(filters["window_start"])
+        known = [key for key in known if key.start == start]
+    if "window_end" in filters:
+        end = datetime.fromisoformat(filters["window_end"])
+        known = [key for key in known if comparisons.span_of(key)[1] == end]
+    else:
+        known = [key for key in known if key.granularity == granularity] or known
+    return known[-1] if known else None
+
+
+def _span_of(key: kept.WindowKey | None) -> list[str] | None:
+    return None if key is None else [_rfc3339(side) for side in comparisons.span_of(key)]
+
+
+def _profile(
+    folder: Any, manifest: kept.Manifest, key: kept.WindowKey, group: kept.Group
+) -> kept.Profile | None:
+    name = manifest.windows.get(key.text)
+    if name is None:
+        return None
+    try:
+        return kept.read_profiles(folder / name).get(group)
+    except FileNotFoundError:
+        raise errors.Unavailable("The window is being computed anew; ask again.") from None
+
+
+def _edges(sides: Sequence[kept.Profile]) -> list[float] | None:
+    numeric = [one for one in sides if isinstance(one, profile.NumericProfile)]
+    return profile.edges(numeric, BINS) if numeric else None
+
+
+def _side(one: kept.Profile | None, edges: list[float] | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    if isinstance(one, profile.NumericProfile):
+        bins = profile.histogram(one, BINS, edges)
+    else:
+        bins = profile.histogram(one, BINS)
+    return {"rows": one.rows, "nulls": one.nulls, "histogram": bins}
+
+
+# --- quality -------------------------------------------------------------------------------------
+
+
+def quality(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Metrics per version and window with their intervals, label coverage and delay."""
+    rows = _metric_rows(settings, arguments["profile_table"], arguments)
+    empty: dict[str, Any] = {"windows": [], "series": [], "coverage": [], **_shown(arguments)}
+    if rows.height == 0 or "quality" not in rows.columns:
+        return {**empty, "label_delay_hours": {"p50": None, "p95": None}}
+    filters = arguments["filters"]
+    rows = rows.filter((pl.col("column_name") == ":table") & pl.col("quality").is_not_null())
+    if "served_entity" in filters:
+        rows = rows.filter(pl.col("version") == filters["served_entity"])
+    points: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
+    coverage: list[dict[str, Any]] = []
+    delays: dict[str, float | None] = {"p50": None, "p95": None}
+    for row in rows.sort("start", "version", nulls_last=False).iter_rows(named=True):
+        both = orjson.loads(row["quality"])
+        _add_points(points, row, both, filters.get("metric"))
+        share = both["realized"].get("label_coverage") or {}
+        window = [_rfc3339(row["start"]), _rfc3339(row["end"])]
+        coverage.append(
+            {"window": window, "served_entity": row["version"], "value": share.get("value")}
+        )
+        for name in delays:
+            delay = (both["realized"].get(f"label_delay_{name}_seconds") or {}).get("value")
+            if delay is not None and row["version"] is None:
+                delays[name] = delay / 3600
+    windows = rows.select("start", "end").unique().sort("start").rows()
+    return {
+        "windows": [[_rfc3339(start), _rfc3339(end)] for start, end in windows],
+        "series": [
+            {"served_entity": version, "metric": metric, "points": series}
+            for (version, metric), series in points.items()
+        ],
+        "coverage": coverage,
+        "label_delay_hours": delays,
+        **_shown(arguments),
+    }
+
+
+def _add_points(
+    points: dict[tuple[str | None, str], list[dict[str, Any]]],
+    row: Mapping[str, Any],
+    both: Mapping[str, Mapping[str, Any]],
+    wanted: str | None,
+) -> None:
+    coverage = both["realized"].get("label_coverage") or {}
+    rows = coverage.get("n") or row["count"]
+    for metric, found in both["realized"].items():
+        if metric.startswith("label_") or wanted not in (None, metric):
+            continue
+        estimated = both["estimated"].get(metric) or {}
+        points.setdefault((row["version"], metric), []).append(
+            {
+                "window": [_rfc3339(row["start"]), _rfc3339(row["end"])],
+                "value": found.get("value"),
+                "low": found.get("low"),
+                "high": found.get("high"),
+                "n": found.get("n"),
+                "labelled": found.get("n"),
+                "rows": rows,
+                "reason": found.get("reason"),
+                "estimated": estimated.get("value"),
+            }
+        )
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def decisions(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Decisions of an experiment, newest first: the newest per challenger, or with `history` all
+    of this endpoint."""
+    name = names.table_name(arguments["table"]).sibling("decisions")
+    table = tables.open_table(names.table_path(settings.tables_root, name))
+    if table is None:
+        return []
+    rows = pl.scan_delta(table)
+    if not arguments["history"]:
+        rows = rows.filter(pl.col("experiment") == arguments["experiment"])
+    found = rows.sort("written_time", descending=True).head(MOST_DECISIONS).collect()
+    if not arguments["history"]:
+        found = found.unique("challenger", keep="first", maintain_order=True)
+    return [_decision(row) for row in found.iter_rows(named=True)]
+
+
+def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **orjson.loads(row["decision"]),
+        "decided_time": _rfc3339(row["decided_time"]),
+        "experiment": row["experiment"],
+        "kind": row["kind"],
+        "config_version": row["config_version"],
+        "requests": row["requests"],
+    }
+
+
+OPERATIONS: dict[str, Callable[[Settings, dict[str, Any]], Any]] = {
+    **query.OPERATIONS,
+    "table_info": table_info,
+    "drift": drift,
+    "profiles": profiles,
+    "quality": quality,
+    "decisions": decisions,
+}
+
+
+if __name__ == "__main__":
+    reading.serve(OPERATIONS)

@@ -1,0 +1,356 @@
+"""One refresh of a monitor: read what is new, compare, write the metric tables, judge, tell.
+
+Order: metric tables, decisions and what follows from them, then what the monitor keeps, then SQL. A
+refresh that dies in between is done again from what was kept, and replaces what it had written.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from capture import database, logline, names
+from capture.settings import Settings
+from monitors import (
+    alert_state,
+    alerts,
+    comparisons,
+    contract,
+    facts,
+    kept,
+    metric_rows,
+    quality,
+    state,
+    tables,
+    watch,
+    windows,
+)
+
+log = logline.logger(__name__)
+
+UNPACK_WAIT_SECONDS = 5.0
+UNPACK_POLL_SECONDS = 0.02
+CELLS_IN_MEMORY = 16
+COVERAGE_OVER = timedelta(days=30)
+ANCHOR = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a refresh computed of its windows."""
+
+    compared: dict[kept.WindowKey, list[comparisons.Comparison]] = field(default_factory=dict)
+    groups: dict[kept.WindowKey, dict[str | None, metric_rows.TableGroup]] = field(
+        default_factory=dict
+    )
+
+
+class Refresher:
+    """Refreshes the monitors of this process; keeps what it knows of each in memory."""
+
+    def __init__(self, engine: sa.Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.watches: dict[str, watch.Watch] = {}
+        self.cells: dict[str, OrderedDict[kept.WindowKey, list[comparisons.Comparison]]] = {}
+
+    def watch_of(self, monitor: state.Monitor) -> watch.Watch:
+        """What is known of a monitor, read from disk on first use or when its meaning changed."""
+        with database.reading(self.engine) as connection:
+            recorded = watch.recorded(connection, monitor.table_name)
+            reference = state.current_baseline(connection, monitor.table_name)
+        known = self.watches.get(monitor.table_name)
+        if known is None or not known.fits(monitor, recorded):
+            known = watch.Watch(self.settings, monitor, recorded)
+            self.watches[monitor.table_name] = known
+            self.cells[monitor.table_name] = OrderedDict()
+        known.use_baseline(reference)
+        return known
+
+    def forget(self, table_name: str) -> None:
+        """Begin from disk at the next use: something went wrong in the middle."""
+        self.watches.pop(table_name, None)
+        self.cells.pop(table_name, None)
+
+    # --- measuring ---------------------------------------------------------------------------
+
+    def measure(self, known: watch.Watch, also: Iterable[kept.WindowKey]) -> Measured:
+        """Compare every dirty window and the one after it; windows in `also` as well, unless what
+        was found before still holds."""
+        found = Measured()
+        cells = self.cells[str(known.name)]
+        changed = set(known.dirty.profiles)
+        for key in known.dirty.profiles:
+            changed.update(_next(known, key))
+        for key in sorted(changed, key=str):
+            cells.pop(key, None)
+        for key in sorted({*changed, *also}, key=str):
+            if key not in cells:
+                cells[key] = _compared(known, key)
+            found.compared[key] = cells[key]
+        while len(cells) > CELLS_IN_MEMORY:
+            cells.popitem(last=False)
+        for key in sorted(known.dirty.quality | set(also), key=str):
+            found.groups[key] = _groups(known, key)
+        return found
+
+    def write(
+        self,
+        known: watch.Watch,
+        monitor: state.Monitor,
+        refresh_id: int,
+        found: Measured,
+    ) -> None:
+        """Replace the rows of dirty windows in both metric tables, one commit each."""
+        origin = metric_rows.Origin(
+            refresh_id=refresh_id,
+            monitor_version=monitor.monitor_version,
+            baseline_version=monitor.baseline_version,
+            commit_version=known.intake.version,
+            model_id_col=known.shape.model_id_col,
+        )
+        dirty = known.dirty
+        profile_table, drift_table = contract.metric_tables(monitor.table_name, monitor.config)
+        profiles: dict[str, list[dict[str, Any]]] = {}
+        for key in dirty.profiles:
+            row_key = metric_rows.columns_key(key)
+            window = known.kept.window(key) or {}
+            profiles[row_key] = metric_rows.of_columns(key, window, known.columns, origin, row_key)
+        for key in dirty.quality:
+            window = known.kept.window(key) or {}
+            profiles[metric_rows.table_key(key)] = metric_rows.of_table(
+                key, window, found.groups[key], origin
+            )
+        self._add_baseline(known, profiles, origin)
+        drift = {
+            metric_rows.drift_key(key): metric_rows.of_drift(cells, known.columns, origin)
+            for key, cells in found.compared.items()
+            if key in dirty.profiles or any(k in dirty.profiles for k in _before(key))
+        }
+        for name, schema, rows in (
+            (profile_table, tables.profile_schema(origin.model_id_col), profiles),
+            (drift_table, tables.drift_schema(origin.model_id_col), drift),
+        ):
+            uri = names.table_path(self.settings.tables_root, names.table_name(name))
+            tables.replace_windows(
+                uri, schema, rows, monitor.table_id, refresh_id, not dirty.everything
+            )
+
+    def _add_baseline(
+        self, known: watch.Watch, rows: dict[str, list[dict[str, Any]]], origin: metric_rows.Origin
+    ) -> None:
+        """Rows of the baseline, with the first windows that are compared with it."""
+        reference = known.baseline
+        if reference is None or reference.problem is not None or not rows:
+            return
+        row_key = f"baseline|{reference.baseline_version}|columns"
+        if known.kept.manifest.baseline_rows == row_key and not known.dirty.everything:
+            return
+        rows[row_key] = metric_rows.of_columns(
+            None, reference.profiles, known.columns, origin, row_key
+        )
+        known.kept.manifest.baseline_rows = row_key
+
+    # --- judging -----------------------------------------------------------------------------
+
+    def facts(
+        self,
+        known: watch.Watch,
+        monitor: state.Monitor,
+        rules: Iterable[alert_state.Rule],
+        found: Measured,
+        moment: datetime,
+        now_ms: int,
+    ) -> list[alerts.Fact]:
+        """Every number that a rule of the endpoint asks for."""
+        wanted = {rule.metric for rule in rules if rule.enabled}
+        made: list[alerts.Fact] = []
+        for cells in found.compared.values():
+            made += facts.drift(cells, known.shape, wanted)
+        for key, groups in found.groups.items():
+            made += facts.quality(key, groups, wanted)
+        if wanted & {"error_rate", "p99_ms"} and known.shape.granularities:
+            finest = _finest(known.shape.granularities)
+            versions = known.versions()
+            for key in found.groups:
+                if key.granularity == finest:
+                    rows = _rows_of(known, key)
+                    made += facts.serving(key, rows, known.shape, known.columns, wanted, versions)
+        for column in {r.column for r in rules if r.enabled and r.metric == "feature_age_hours"}:
+            if column is not None:
+                made.append(facts.feature_age(known.rows, column, moment))
+        if "capture_lag_seconds" in wanted:
+            made.append(facts.capture_lag(self.settings.run_dir, now_ms))
+        return made
+
+    def summary(
+        self, known: watch.Watch, found: Measured, moment: datetime, before: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What lists show of a monitor: the newest judged window's worst column, coverage."""
+        summary: dict[str, Any] = {**before, "until": moment.isoformat()}
+        judged = [
+            (key, cells)
+            for key, cells in found.compared.items()
+            if any(one.judgement.status in ("ok", "drifted") for one in cells)
+        ]
+        if judged:
+            key, cells = max(judged, key=lambda item: comparisons.span_of(item[0])[::-1])
+            summary["window"] = list(facts.of_window(key))
+            summary["worst"] = _worst(cells, known)
+        coverage = _coverage(known, moment)
+        if coverage is not None:
+            summary["label_coverage"] = coverage
+        return summary
+
+
+def wait_for_unpacking(
+    settings: Settings, known: watch.Watch, seconds: float = UNPACK_WAIT_SECONDS
+) -> bool:
+    """Wait until the unpacked table holds all that the payload table held at the call; False: it
+    did not come so far in time, and the refresh judges what is there."""
+    if not known.shape.recorded:
+        return True
+    payload_name = str(known.name.sibling("payload"))
+    payload = tables.open_table(known.uri("payload"))
+    if payload is None:
+        return True
+    wanted, deadline = payload.version(), time.monotonic() + seconds
+    while True:
+        unpacked = tables.open_table(known.table_uri)
+        if unpacked is not None:
+            done = unpacked.transaction_version(f"unpack:{payload_name}")
+            if done is not None and done >= wanted:
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(UNPACK_POLL_SECONDS)
+
+
+def newest_windows(known: watch.Watch, count: int) -> list[kept.WindowKey]:
+    """The newest windows of every granularity."""
+    granularities = known.shape.granularities or (None,)
+    return [key for g in granularities for key in known.kept.keys(g)[-count:]]
+
+
+def _next(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
+    """The known window right after this one, whose comparison with it changes, too."""
+    if key.granularity is None:
+        return []
+    after = kept.WindowKey(key.granularity, comparisons.span_of(key)[1])
+    return [after] if known.kept.window(after) is not None else []
+
+
+def _before(key: kept.WindowKey) -> list[kept.WindowKey]:
+    return [] if key.granularity is None else [comparisons.previous_key(key)]
+
+
+def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Comparison]:
+    window = known.kept.window(key) or {}
+    window = {g: one for g, one in window.items() if known.columns[g[1]].watched}
+    found: list[comparisons.Comparison] = []
+    if known.baseline is not None and known.baseline.profiles:
+        found += comparisons.with_baseline(key, window, known.baseline, known.shape, known.columns)
+    if key.granularity is None:
+        earlier = [other for other in known.kept.keys(None) if other < key]
+        before = earlier[-1] if earlier else None
+    else:
+        before = comparisons.previous_key(key)
+    previous = known.kept.window(before) if before is not None else None
+    if before is not None and previous is not None:
+        found += comparisons.with_previous(
+            key, window, before, previous, known.shape, known.columns
+        )
+    return found
+
+
+def _rows_of(known: watch.Watch, key: kept.WindowKey) -> pl.DataFrame:
+    """Judged rows of a window."""
+    if not known.rows.width:
+        return known.rows
+    start, end = comparisons.span_of(key)
+    return known.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
+
+
+def _groups(known: watch.Watch, key: kept.WindowKey) -> dict[str | None, metric_rows.TableGroup]:
+    """The window as a whole and per version."""
+    shape = known.shape
+    if shape.time_column is None:
+        window = known.kept.window(key) or {}
+        n = max((one.rows for (version, _), one in window.items() if version is None), default=0)
+        return {None: metric_rows.TableGroup(n, None, {}, {})}
+    rows = _rows_of(known, key)
+    parts: dict[str | None, pl.DataFrame] = {None: rows}
+    model = shape.model_id_col
+    if model is not None and model in rows.columns:
+        for (version,), part in rows.partition_by(model, as_dict=True).items():
+            if version is not None:
+                parts[str(version)] = part
+    return {version: _group(known, part) for version, part in parts.items()}
+
+
+def _group(known: watch.Watch, rows: pl.DataFrame) -> metric_rows.TableGroup:
+    shape = known.shape
+    label = "label" if shape.recorded else shape.label_col
+    if shape.problem is None or label not in rows.columns:
+        return metric_rows.TableGroup(rows.height, None, {}, {})
+    renamed = {
+        label: "label",
+        shape.prediction_col: "prediction",
+        shape.score_col: "score",
+        "__time": "request_time",
+    }
+    frame = rows.select(
+        *(pl.col(old).alias(new) for old, new in renamed.items() if old in rows.columns),
+        *(["label_time"] if "label_time" in rows.columns else []),
+    )
+    if "prediction" not in frame.columns:
+        return metric_rows.TableGroup(rows.height, None, {}, {})
+    counts = quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
+    estimated: Mapping[str, Mapping[str, Any]] = {}
+    reference = known.baseline.counts if known.baseline is not None else None
+    if reference is not None and shape.problem == "classification":
+        estimated = quality.estimated(reference, counts)
+    return metric_rows.TableGroup(rows.height, counts, quality.metrics(counts), estimated)
+
+
+def _finest(granularities: Iterable[str]) -> str:
+    """The shortest of some granularities."""
+    starts = {name: windows.align(ANCHOR, name)[0] for name in granularities}
+    return min(starts, key=lambda name: windows.end_of(starts[name], name) - starts[name])
+
+
+def _worst(cells: Iterable[comparisons.Comparison], known: watch.Watch) -> dict[str, Any] | None:
+    judged = [
+        one
+        for one in cells
+        if one.drift_type == comparisons.BASELINE
+        and one.judgement.effect_over_threshold is not None
+        and (one.version is None or one.column in known.shape.outputs)
+    ]
+    if not judged:
+        return None
+    worst = max(judged, key=lambda one: one.judgement.effect_over_threshold or 0)
+    return {
+        "column": worst.column,
+        "served_entity": worst.version,
+        "effect": worst.judgement.effect_over_threshold,
+        "status": worst.judgement.status,
+        "severity": worst.judgement.severity,
+    }
+
+
+def _coverage(known: watch.Watch, moment: datetime) -> float | None:
+    """Share of the answered rows of the last 30 days that have a label."""
+    if "label" not in known.rows.columns or "prediction" not in known.rows.columns:
+        return None
+    recent = known.rows.filter(
+        (pl.col("__time") > moment - COVERAGE_OVER) & pl.col("prediction").is_not_null()
+    )
+    if not recent.height:
+        return None
+    return 1 - recent["label"].null_count() / recent.height

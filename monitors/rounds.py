@@ -1,0 +1,292 @@
+"""A refresh from its row in SQL to its end, and the guard's look between refreshes.
+
+Everything here runs in one thread: what a monitor knows is in memory and has one owner. A failure
+ends its refresh, is told, and leaves the monitor to begin from what it had kept.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from capture import database, errors, logline, outbox
+from capture.settings import Settings
+from monitors import (
+    advice,
+    alert_state,
+    alerts,
+    comparisons,
+    decisions,
+    experiment_state,
+    facts,
+    ramps,
+    refresh,
+    server,
+    state,
+    watch,
+)
+
+log = logline.logger(__name__)
+
+GUARD_SECONDS = 5.0
+DECISION_EVERY_MS = 60_000
+MOST_TROUBLE_CHARACTERS = 2000
+
+
+class LeaseLost(Exception):
+    """Another process holds the lease; nothing more may be written by this one."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """The last decision of a guard that was written down."""
+
+    written_ms: int
+    action: str
+    reasons: tuple[str, ...]
+
+
+class Rounds:
+    """Runs refreshes and guards. `holds_lease` is asked before anything is written."""
+
+    def __init__(
+        self, engine: sa.Engine, settings: Settings, holds_lease: Callable[[], bool]
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.holds_lease = holds_lease
+        self.refresher = refresh.Refresher(engine, settings)
+        self.server = server.Server(settings)
+        self.told: dict[str, _Told] = {}
+        self.drifted: dict[str, list[dict[str, Any]]] = {}  # by table, of the last refresh
+
+    def close(self) -> None:
+        self.server.close()
+
+    # --- refreshes ---------------------------------------------------------------------------
+
+    def run_pending(self) -> bool:
+        """Run the refresh that waits longest; False: none waits."""
+        with database.reading(self.engine) as connection:
+            waiting = state.pending_refresh(connection)
+        if waiting is None:
+            return False
+        with database.transaction(self.engine) as connection:
+            started = state.start_refresh(connection, waiting.id, _now_ms())
+        if started:
+            self._run(waiting)
+        return True
+
+    def _run(self, job: state.Refresh) -> None:
+        begun = time.monotonic()
+        try:
+            with database.reading(self.engine) as connection:
+                monitor = state.get_monitor(connection, job.table_name)
+            if monitor is None:
+                raise watch.Cancelled("the monitor was deleted")
+            self._refresh(job, monitor)
+        except watch.Cancelled:
+            self.refresher.forget(job.table_name)
+            with database.transaction(self.engine) as connection:
+                state.end_refresh(connection, job.id, "CANCELED", None, _now_ms())
+        except (KeyboardInterrupt, SystemExit, LeaseLost):
+            raise
+        except BaseException as error:  # noqa: BLE001 - polars and delta-rs panic outside Exception
+            self._fail(job, error)
+        elapsed_ms = round((time.monotonic() - begun) * 1000)
+        log.info("refreshed", table=job.table_name, refresh=job.id, elapsed_ms=elapsed_ms)
+
+    def _fail(self, job: state.Refresh, error: BaseException) -> None:
+        self.refresher.forget(job.table_name)
+        ours = isinstance(error, errors.InferlakeError)
+        message = str(error) if ours else f"Internal error in refresh {job.id}."
+        log.error("refresh_failed", table=job.table_name, refresh=job.id, error=repr(error)[:2000])
+        now = _now_ms()
+        with database.transaction(self.engine) as connection:
+            state.end_refresh(connection, job.id, "FAILED", message, now)
+            monitor = state.get_monitor(connection, job.table_name)
+            status = "MONITOR_STATUS_ERROR" if ours else "MONITOR_STATUS_FAILED"
+            state.set_result(connection, job.table_name, status, message, None)
+            told = {
+                "table": job.table_name,
+                "endpoint": monitor.endpoint if monitor else None,
+                "refresh_id": job.id,
+                "message": message,
+            }
+            outbox.emit(connection, "monitor.failed", told, now)
+
+    def _refresh(self, job: state.Refresh, monitor: state.Monitor) -> None:
+        experiment, rules = self._endpoint(monitor)
+        known = self.refresher.watch_of(monitor)
+        if experiment is not None:
+            known.keep_slices(experiment.body.get("slices") or ())
+        known.troubles = []
+        if not refresh.wait_for_unpacking(self.settings, known):
+            known.troubles.append("The newest requests were not unpacked in time.")
+        until = None
+        if job.until_ms is not None:
+            until = datetime.fromtimestamp(job.until_ms / 1000, UTC)
+        progress = watch.Progress(lambda facts: self._report(job, facts))
+        moment = known.advance(until, progress)
+        most = max((rule.windows for rule in rules), default=1)
+        found = self.refresher.measure(known, refresh.newest_windows(known, most))
+        if not self.holds_lease():
+            raise LeaseLost
+        self.refresher.write(known, monitor, job.id, found)
+        look = self._look(known, experiment, moment)
+        traffic = None
+        if look is not None:
+            self._store(known, look, job.id)
+            traffic = self._act(known, look)
+        known.settle()
+        self._conclude(job, monitor, known, found, rules, look, traffic, moment)
+
+    def _endpoint(
+        self, monitor: state.Monitor
+    ) -> tuple[experiment_state.Experiment | None, list[alert_state.Rule]]:
+        if monitor.endpoint is None:
+            return None, []
+        with database.reading(self.engine) as connection:
+            experiment = experiment_state.get_experiment(connection, monitor.endpoint)
+            return experiment, alert_state.rules(connection, monitor.endpoint)
+
+    def _report(self, job: state.Refresh, progress: Mapping[str, int]) -> None:
+        with database.transaction(self.engine) as connection:
+            if state.report_progress(connection, job.id, progress):
+                raise watch.Cancelled
+
+    def _conclude(
+        self,
+        job: state.Refresh,
+        monitor: state.Monitor,
+        known: watch.Watch,
+        found: refresh.Measured,
+        rules: list[alert_state.Rule],
+        look: decisions.Look | None,
+        traffic: server.Traffic | None,
+        moment: datetime,
+    ) -> None:
+        """Alerts, recommendations, the monitor's state and the end of the refresh: one
+        transaction, so that a client that sees the end sees all that came of it."""
+        now = _now_ms()
+        made = self.refresher.facts(known, monitor, rules, found, moment, now)
+        problem = known.baseline.problem if known.baseline is not None else None
+        if problem is not None:
+            known.troubles.append(f"No comparison with the baseline: {problem}.")
+        message = " ".join(known.troubles)[:MOST_TROUBLE_CHARACTERS] or None
+        status = "MONITOR_STATUS_ERROR" if problem else "MONITOR_STATUS_ACTIVE"
+        self.drifted[monitor.table_name] = _drifted(known, found)
+        summary = self.refresher.summary(known, found, moment, monitor.summary)
+        with database.transaction(self.engine) as connection:
+            if monitor.endpoint is not None:
+                alerts.apply(connection, rules, made, monitor.endpoint, now)
+            if look is not None and traffic is not None:
+                drifted = self.drifted[monitor.table_name]
+                advice.advise(connection, look, traffic.shares, drifted, now)
+            state.set_result(connection, job.table_name, status, message, summary)
+            state.end_refresh(connection, job.id, "SUCCESS", message, now)
+
+    # --- experiments -------------------------------------------------------------------------
+
+    def _look(
+        self,
+        known: watch.Watch,
+        experiment: experiment_state.Experiment | None,
+        moment: datetime,
+    ) -> decisions.Look | None:
+        if experiment is None or not known.shape.recorded:
+            return None
+        at_receipt = known.shape.time_column == "request_time"
+        return decisions.look(experiment, known.rows, moment, at_receipt)
+
+    def _store(self, known: watch.Watch, look: decisions.Look, refresh_id: int | None) -> None:
+        versions = (known.intake.version, known.labels.version)
+        uri = known.uri("decisions")
+        decisions.store(uri, look, refresh_id, versions, _now_ms())
+
+    def _act(self, known: watch.Watch, look: decisions.Look) -> server.Traffic | None:
+        """Let the ramp take its step; gives the traffic after it, None if the server is silent."""
+        trouble = ramps.act(self.engine, self.server, look, GUARD_SECONDS, _now_ms())
+        if trouble is not None:
+            known.troubles.append(trouble)
+        try:
+            return self.server.traffic(look.experiment.endpoint)
+        except server.Refused as refused:
+            known.troubles.append(f"No recommendation: {refused.message}")
+            return None
+
+    def guard(self) -> None:
+        """Look at the newest rows of every experiment whose monitor runs by itself."""
+        with database.reading(self.engine) as connection:
+            watched = [m for m in state.all_monitors(connection) if runs_by_itself(m)]
+        for monitor in watched:
+            try:
+                self._guard(monitor)
+            except (KeyboardInterrupt, SystemExit, LeaseLost):
+                raise
+            except BaseException as error:  # noqa: BLE001 - one monitor's trouble is not another's
+                self.refresher.forget(monitor.table_name)
+                log.error("guard_failed", table=monitor.table_name, error=repr(error)[:2000])
+
+    def _guard(self, monitor: state.Monitor) -> None:
+        experiment, _ = self._endpoint(monitor)
+        if experiment is None:
+            return
+        known = self.refresher.watch_of(monitor)
+        known.keep_slices(experiment.body.get("slices") or ())
+        moment = known.advance(None, watch.Progress(lambda _facts: None))
+        look = self._look(known, experiment, moment)
+        if look is None:
+            return
+        if not self.holds_lease():
+            raise LeaseLost
+        now, last = _now_ms(), self.told.get(experiment.endpoint)
+        fresh = _Told(now, look.action, tuple(look.decision["reasons"]))
+        same = last is not None and (last.action, last.reasons) == (fresh.action, fresh.reasons)
+        if last is None or not same or now - last.written_ms >= DECISION_EVERY_MS:
+            self._store(known, look, None)
+            self.told[experiment.endpoint] = fresh
+        known.troubles = []
+        traffic = self._act(known, look)
+        if traffic is not None:
+            with database.transaction(self.engine) as connection:
+                drifted = self.drifted.get(monitor.table_name, [])
+                advice.advise(connection, look, traffic.shares, drifted, now)
+
+
+def runs_by_itself(monitor: state.Monitor) -> bool:
+    """Does the monitor have a schedule that is not paused?"""
+    schedule = monitor.config.get("schedule")
+    return schedule is not None and schedule.get("pause_status") != "PAUSED"
+
+
+def _drifted(known: watch.Watch, found: refresh.Measured) -> list[dict[str, Any]]:
+    """Columns that drifted in the newest window of each granularity that could be judged."""
+    newest: dict[str | None, tuple[datetime, list[comparisons.Comparison]]] = {}
+    for key, cells in found.compared.items():
+        judged = [one for one in cells if one.judgement.status in ("ok", "drifted")]
+        if judged and (key.granularity not in newest or newest[key.granularity][0] < key.start):
+            newest[key.granularity] = (key.start, judged)
+    return [
+        {
+            "column": one.column,
+            "served_entity": one.version,
+            "metric": one.judgement.metric,
+            "value": one.decisive.value if one.decisive else None,
+            "threshold": one.decisive.threshold if one.decisive else None,
+            "severity": one.judgement.severity,
+            "window": list(facts.of_window(one.key)),
+        }
+        for _, cells in newest.values()
+        for one in cells
+        if one.drift_type == comparisons.BASELINE
+        and one.judgement.status == "drifted"
+        and (one.version is None or one.column in known.shape.outputs)
+    ]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

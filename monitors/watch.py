@@ -1,0 +1,356 @@
+"""One monitored table as this process knows it: what was read, merged and is still to be written.
+
+`advance` reads what is new and merges it; which windows it touched stays in `dirty` until
+`settle` says that their rows are written and makes everything permanent.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import polars as pl
+import sqlalchemy as sa
+
+from capture import errors, logline, names
+from capture.settings import Settings
+from monitors import baseline, intake, kept, profile, state, watched, windows
+
+log = logline.logger(__name__)
+
+SNAPSHOT_WINDOWS = 2
+PROFILE_FAILURES = (ValueError, ArithmeticError, TypeError, pl.exceptions.PolarsError)
+
+
+class Cancelled(Exception):
+    """Somebody asked for the refresh to end."""
+
+
+@dataclass(slots=True)
+class Dirty:
+    """Windows whose rows in the metric tables are out of date."""
+
+    profiles: set[kept.WindowKey] = field(default_factory=set)  # rows came
+    quality: set[kept.WindowKey] = field(default_factory=set)  # rows or labels came
+    everything: bool = False  # and no other window is left
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a refresh is; `report` writes it down and raises Cancelled when asked to stop."""
+
+    report: Callable[[dict[str, int]], None]
+    files: int = 0
+    files_done: int = 0
+    rows: int = 0
+
+    def step(self) -> None:
+        self.report({"files": self.files, "files_done": self.files_done, "rows": self.rows})
+
+
+class Watch:
+    """Everything in memory about one monitor. Used by one thread at a time."""
+
+    def __init__(self, settings: Settings, monitor: state.Monitor, recorded: bool) -> None:
+        self.settings = settings
+        self.name = names.table_name(monitor.table_name)
+        self.folder = folder_of(settings, monitor.table_id)
+        self.shape = watched.Shape.of(monitor.config, recorded)
+        self.fingerprint = _fingerprint(self.shape)
+        self.slices: tuple[str, ...] = ()
+        self.baseline: baseline.Baseline | None = None
+        self.kept = kept.Kept(self.folder, self.fingerprint)
+        self.labels = intake.Labels(self.uri("labels"))
+        self.dirty = Dirty()
+        self.troubles: list[str] = []
+        self._open()
+
+    def uri(self, suffix: str) -> str:
+        """A table beside the monitored one."""
+        return names.table_path(self.settings.tables_root, self.name.sibling(suffix))
+
+    @property
+    def table_uri(self) -> str:
+        return names.table_path(self.settings.tables_root, self.name)
+
+    def fits(self, monitor: state.Monitor, recorded: bool) -> bool:
+        """Does the monitor still mean what this was opened for?"""
+        return _fingerprint(watched.Shape.of(monitor.config, recorded)) == self.fingerprint
+
+    # --- opening -----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.columns = self.kept.columns()
+        self.intake = self._new_intake()
+        self.intake.taken = self.kept.taken()
+        self.rows = pl.DataFrame()
+        self.label_version = -1
+        self.labels_until: datetime | None = None
+        try:
+            self.intake.ahead = self.kept.ahead()
+            self.intake.look()
+            self._read_again()
+        except intake.ReadAnew as reason:
+            self._begin_anew(str(reason))
+
+    def _new_intake(self) -> intake.Intake:
+        return intake.Intake(self.table_uri, self.shape.time_column, self.shape.recorded)
+
+    def _read_again(self) -> None:
+        """The rows of before, as far as they stay in memory."""
+        until = self.intake.taken.until
+        if until is None or self.shape.time_column is None:
+            return
+        wanted = [*self.kept.manifest.kept_columns, self.shape.time_column, *self.slices]
+        frames = [self._real(frame) for frame in self.intake.again(wanted, until)]
+        self.rows = _joined(pl.DataFrame(), frames)
+
+    def _begin_anew(self, reason: str) -> None:
+        log.info("reading_anew", table=str(self.name), reason=reason)
+        self.kept.forget()
+        self.intake = self._new_intake()
+        self.rows = pl.DataFrame()
+        self.label_version = -1
+        self.labels_until = None
+        self.dirty = Dirty(everything=True)
+
+    def keep_slices(self, slices: Sequence[str]) -> None:
+        """Columns that an experiment is cut by stay in memory, too; read again if they did not."""
+        missing = set(slices) - set(self.rows.columns)
+        self.slices = tuple(dict.fromkeys([*self.slices, *slices]))
+        if missing and self.rows.height:
+            try:
+                self.intake.ids = []
+                self._read_again()
+                self.label_version = -1
+            except intake.ReadAnew as reason:
+                self._begin_anew(str(reason))
+
+    def use_baseline(self, found: state.Baseline | None) -> None:
+        """Compare with this baseline from now on."""
+        if found is None:
+            self.baseline = None
+            return
+        self.baseline = baseline.current(
+            self.folder,
+            self.baseline,
+            found.baseline_version,
+            lambda: self._baseline_rows(found),
+            self.shape,
+            self.columns,
+        )
+
+    def _baseline_rows(self, found: state.Baseline) -> tuple[pl.DataFrame, int]:
+        if found.spec["kind"] == "training":
+            name = names.table_name(found.spec["table"])
+            return baseline.read_rows(names.table_path(self.settings.tables_root, name))
+        rows, version = baseline.read_rows(self.table_uri)
+        if self.shape.time_column is None or self.shape.time_column not in rows.columns:
+            raise errors.Unavailable("the table has no time column to take a window from")
+        times = intake.as_times(rows[self.shape.time_column])
+        start, end = (datetime.fromisoformat(found.spec[side]) for side in ("start", "end"))
+        inside = (times >= start) & (times < end)
+        return rows.filter(inside.fill_null(False)), version
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def advance(self, until: datetime | None, progress: Progress) -> datetime:
+        """Read and merge everything up to `until` (default: now, in the table's own time); gives
+        that moment. An earlier `until` than the last one reads everything anew."""
+        for _ in range(3):
+            try:
+                return self._advance(until, progress)
+            except intake.ReadAnew as reason:
+                self._begin_anew(str(reason))
+        raise errors.Unavailable("The table's files change faster than they can be read.")
+
+    def _advance(self, until: datetime | None, progress: Progress) -> datetime:
+        new = self.intake.look()
+        moment = until or self._now(new)
+        before = self.intake.taken.until
+        if before is not None and moment < before:
+            if until is not None:
+                raise intake.ReadAnew("the refresh ends before the one before")
+            moment = before
+        progress.files = len(new)
+        come = self.intake.come_due(moment)
+        if come is not None:
+            self._absorb(come, moment)
+        if self.intake.version >= 0:
+            for frame in self.intake.read(new):
+                self._absorb(self.intake.due(frame, moment), moment)
+                progress.rows += frame.height
+                progress.step()
+        progress.files_done = len(new)
+        progress.step()
+        self.intake.taken.until = moment
+        if self.shape.time_column is None:
+            self._snapshot(moment)
+        self._join_labels(moment)
+        return moment
+
+    def _now(self, new: Sequence[str]) -> datetime:
+        wall = datetime.fromtimestamp(time.time(), UTC)
+        if self.shape.time_column in (None, "request_time"):
+            return wall
+        return self.intake.newest_moment(new) or wall
+
+    def _absorb(self, frame: pl.DataFrame, moment: datetime) -> None:
+        """Merge rows whose time has come."""
+        frame = self._real(frame)
+        if frame.is_empty():
+            return
+        self.columns.update(watched.choose(frame, self.shape, self.columns))
+        keep = watched.kept_columns(frame, self.shape, self.columns, self.slices)
+        if self.shape.time_column is not None:
+            self.rows = _joined(self.rows, [frame.select(keep)])
+        self.label_version = -1  # the new rows have no labels yet
+        for key, part in self._windows(frame, moment):
+            self.kept.add(key, self._profiles(part))
+            self.dirty.profiles.add(key)
+            self.dirty.quality.add(key)
+
+    def _real(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Without copies that were scored in the shadow and never answered."""
+        if self.shape.recorded and "shadow" in frame.columns:
+            return frame.filter(~pl.col("shadow").fill_null(False))
+        return frame
+
+    def _windows(
+        self, frame: pl.DataFrame, moment: datetime
+    ) -> Iterator[tuple[kept.WindowKey, pl.DataFrame]]:
+        if self.shape.time_column is None:
+            yield kept.WindowKey(None, datetime.max.replace(tzinfo=UTC)), frame
+            return
+        for granularity in self.shape.granularities:
+            starts = windows.assign(frame["__time"], granularity).alias("__start")
+            parts = frame.with_columns(starts).partition_by("__start", as_dict=True)
+            for (start,), part in parts.items():
+                assert isinstance(start, datetime)
+                yield kept.WindowKey(granularity, start), part
+
+    def _profiles(self, frame: pl.DataFrame) -> dict[kept.Group, kept.Profile]:
+        """Profiles per version and column; those of all versions are the sums."""
+        parts: dict[str | None, pl.DataFrame] = {None: frame}
+        model = self.shape.model_id_col
+        if model is not None and model in frame.columns:
+            split = frame.with_columns(pl.col(model).cast(pl.String))
+            parts = {key[0]: part for key, part in split.partition_by(model, as_dict=True).items()}
+        found: dict[kept.Group, kept.Profile] = {}
+        for name in frame.columns:
+            column = self.columns.get(name)
+            if column is not None and column.watched:
+                self._profile_column(found, name, column, parts)
+        return found
+
+    def _profile_column(
+        self,
+        found: dict[kept.Group, kept.Profile],
+        name: str,
+        column: watched.Column,
+        parts: dict[str | None, pl.DataFrame],
+    ) -> None:
+        try:
+            for version, part in parts.items():
+                one = watched.profiled(part[name], column)
+                whole = found.get((None, name))
+                found[None, name] = one if whole is None else profile.merge(whole, one)
+                if version is not None:
+                    found[version, name] = one
+        except PROFILE_FAILURES as error:
+            # A column that cannot be profiled is left out, and the others go on.
+            reason = f"it could not be profiled: {type(error).__name__}"
+            self.columns[name] = watched.Column("left out", reason=reason)
+            self.troubles.append(f"Column '{name}' is left out; {reason}.")
+            for group in [group for group in found if group[1] == name]:
+                del found[group]
+
+    def _snapshot(self, moment: datetime) -> None:
+        """A snapshot monitor's window: all rows so far, at this moment."""
+        fresh = kept.WindowKey(None, datetime.max.replace(tzinfo=UTC))
+        known = [key for key in self.kept.keys(None) if key != fresh]
+        total = dict(self.kept.window(known[-1]) or {}) if known else {}
+        for group, more in (self.kept.window(fresh) or {}).items():
+            total[group] = profile.merge(total[group], more) if group in total else more
+        self.kept.drop(fresh)
+        self.dirty.profiles.discard(fresh)
+        self.dirty.quality.discard(fresh)
+        if not total:
+            return
+        key = kept.WindowKey(None, moment)
+        self.kept.replace(key, total)
+        self.dirty.profiles.add(key)
+        self.dirty.quality.add(key)
+        for old in known[: -SNAPSHOT_WINDOWS + 1]:
+            self.kept.drop(old)
+
+    # --- labels ------------------------------------------------------------------------------
+
+    def _join_labels(self, moment: datetime) -> None:
+        """Labels whose time has come; the windows of their requests become dirty."""
+        if not self.shape.recorded or not self.rows.height:
+            return
+        self.labels.look()
+        if self.label_version == self.labels.version and self.labels_until == moment:
+            return
+        before = self.rows
+        self.rows = intake.with_labels(before, self.labels.known_by(moment))
+        if "label_time" in before.columns:
+            changed = self.rows["label_time"].ne_missing(before["label_time"])
+            self._dirty_by_labels(self.rows.filter(changed)["__time"])
+        else:
+            self._dirty_by_labels(self.rows.filter(pl.col("label_time").is_not_null())["__time"])
+        self.label_version, self.labels_until = self.labels.version, moment
+
+    def _dirty_by_labels(self, times: pl.Series) -> None:
+        for granularity in self.shape.granularities:
+            for start in windows.assign(times, granularity).unique().drop_nulls().to_list():
+                self.dirty.quality.add(kept.WindowKey(granularity, start))
+
+    # --- the end of a refresh ----------------------------------------------------------------
+
+    def settle(self) -> None:
+        """The dirty windows are written: keep what was merged, and begin with a clean sheet."""
+        joined = {"label", "label_time"} if self.shape.recorded else set()
+        kept_columns = [
+            name for name in self.rows.columns if name not in joined and not name.startswith("__")
+        ]
+        self.kept.save(self.intake.taken, self.columns, kept_columns, self.intake.ahead)
+        self.dirty = Dirty()
+
+    def versions(self) -> list[str]:
+        """Model versions among the rows in memory."""
+        model = self.shape.model_id_col
+        if model is None or model not in self.rows.columns:
+            return []
+        return sorted(str(name) for name in self.rows[model].drop_nulls().unique().to_list())
+
+
+def _joined(rows: pl.DataFrame, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    parts = [part for part in (rows, *frames) if part.width]
+    if not parts:
+        return rows
+    joined = pl.concat(parts, how="diagonal_relaxed")
+    return joined.rechunk() if joined.n_chunks() > 64 else joined
+
+
+def _fingerprint(shape: watched.Shape) -> str:
+    """Changes when profiles made before cannot be used any more."""
+    parts = {**asdict(shape), "format": kept.FORMAT}
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def recorded(connection: sa.Connection, table_name: str) -> bool:
+    """Is this the unpacked table of an endpoint?"""
+    name = names.table_name(table_name)
+    return (
+        name.table.endswith("_unpacked") and state.endpoint_of(connection, table_name) is not None
+    )
+
+
+def folder_of(settings: Settings, table_id: str) -> Path:
+    """Where a monitor keeps its profiles."""
+    return settings.data_dir.absolute() / "monitors" / table_id

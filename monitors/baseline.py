@@ -103,10 +103,7 @@ def _profiles(
     columns: Mapping[str, watched.Column],
 ) -> None:
     for name, column in columns.items():
-        series = watched.as_kind(rows[name], column)
-        made.profiles[version, name] = profile.profile_column(
-            series, column.profiled_as, column.centre
-        )
+        made.profiles[version, name] = watched.profiled(rows[name], column)
     if shape.time_column is None or shape.time_column not in rows.columns:
         return
     times = intake.as_times(rows[shape.time_column])

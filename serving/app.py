@@ -85,6 +85,7 @@ def build(
     app.include_router(monitors_api.router(judged))
     _describe(app)
     _watch(app, context)
+    _refuse(app)
     _query(app, data_plane)
     app.add_middleware(
         envelope.Envelope, data_plane=data_plane, max_body_bytes=settings.max_body_bytes
@@ -133,6 +134,25 @@ def _describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
     app.add_api_route(f"{OURS}/openapi.json", ours, tags=["server"])
     app.add_api_route("/openapi.json", everything, tags=["server"])
+
+
+def _refuse(app: FastAPI) -> None:
+    """Routes that are known to the contract and not offered here."""
+
+    async def language_models() -> Response:
+        """Language models are known and not offered."""
+        raise errors.NotImplementedHere("Language models are not offered yet.")
+
+    async def connections() -> Response:
+        """Connections to external services are known and not offered."""
+        raise errors.NotImplementedHere("External connections are not offered yet.")
+
+    for task in ("chat/completions", "completions", "embeddings", "responses"):
+        app.add_api_route(
+            f"/serving-endpoints/{task}", language_models, methods=["POST"], tags=["unoffered"]
+        )
+    path = "/api/2.0/external-function"
+    app.add_api_route(path, connections, methods=["POST"], tags=["unoffered"])
 
 
 class _Twin:

@@ -376,7 +376,11 @@ def insert_endpoint(connection: sa.Connection, row: Endpoint) -> None:
     if find_endpoint(connection, row.name) is not None:
         raise errors.AlreadyExists(f"Endpoint '{row.name}' exists already.")
     values = {field.name: getattr(row, field.name) for field in fields(Endpoint)}
-    connection.execute(sa.insert(endpoints).values(**values))
+    try:
+        connection.execute(sa.insert(endpoints).values(**values))
+    except sa.exc.IntegrityError:
+        # Two creations at once: where writers run side by side, the second one only sees it here.
+        raise errors.AlreadyExists(f"Endpoint '{row.name}' exists already.") from None
     put_grants(connection, row.id, [Grant(row.id, row.creator, "user", "CAN_MANAGE")])
     bump(connection)
 

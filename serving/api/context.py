@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import anyio.from_thread
 import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -47,8 +46,8 @@ class DataPlane(envelope.Knows, Protocol):
     def log(self) -> Log: ...
     @property
     def recent_client_ids(self) -> RecentIds: ...
-    def refresh(self) -> None:
-        """Take over now what changed in SQL. On the loop."""
+    def publish(self, version: int, snapshot: state.Snapshot) -> None:
+        """Take a snapshot over, unless a newer version is there already. Any thread."""
 
     def metrics(self, endpoint: str | None = None) -> str:
         """Prometheus text of this gateway, or of one endpoint."""
@@ -124,7 +123,14 @@ class Context:
         the endpoint, that this one made."""
         with database.transaction(self.engine) as db:
             yield db
-        anyio.from_thread.run_sync(self.data_plane.refresh)
+        try:
+            with database.reading(self.engine) as db:
+                version, snapshot = state.counter(db), state.snapshot(db)
+        except sa.exc.SQLAlchemyError as error:
+            # What was asked for is done; the gateway's own watch finds it a little later.
+            log.warning("routes_not_published", error=str(error))
+        else:
+            self.data_plane.publish(version, snapshot)
         nudge(self.settings)
 
     def endpoint_object(self, who: access.Caller, endpoint_id: str) -> dict[str, Any]:

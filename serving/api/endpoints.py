@@ -306,6 +306,9 @@ class Endpoints:
             now_ms=who.now_ms,
         )
         recording.follow(db, changed, config, asked.used, caller(request), who.now_ms)
+        if changed.config_update == state.NOT_UPDATING and not changed.stopped:
+            told = {"endpoint": row.name, "config_version": changed.active_version}
+            outbox.emit(db, "endpoint.ready", told, who.now_ms)
         return changed
 
     def _check_secrets(self, db: sa.Connection, request: Request, config: dict[str, Any]) -> None:

@@ -327,3 +327,16 @@ def test_a_route_optimised_endpoint_tells_where_to_send_queries(server: Any) -> 
     made = server.ok("POST", BASE, {"name": "fast", "route_optimized": True})
     assert made["endpoint_url"].endswith("/serving-endpoints/fast/invocations")
     assert made["data_plane_info"]["query_info"]["endpoint_url"] == made["endpoint_url"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/serving-endpoints/chat/completions",
+        "/serving-endpoints/embeddings",
+        "/api/2.0/external-function",
+    ],
+)
+def test_language_models_are_known_and_not_offered(server: Any, path: str) -> None:
+    told = server.send("POST", path, {"model": "x"})
+    assert (told.status_code, told.json()["error_code"]) == (501, "NOT_IMPLEMENTED")

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,7 @@ class Outcome:
     doubled: int
     torn: int
     commits: int
+    examples: tuple[str, ...]  # names of some rows that are not as they should be
 
     @property
     def is_clean(self) -> bool:
@@ -265,14 +267,16 @@ def _outcome(settings: Settings, accepted: list[str], kills: int) -> Outcome:
     columns = ["databricks_request_id", "request", "usage_context"]
     found = pl.concat([pl.read_delta(str(path), columns=columns) for path in paths])
     counts = Counter(found["databricks_request_id"])
-    torn = sum(
-        request != content(name) or context != {"name": name}
+    torn = [
+        name
         for name, request, context in found.iter_rows()
-    )
+        if request != content(name) or context != {"name": name}
+    ]
+    lost = [name for name in accepted if name not in counts]
+    doubled = [name for name, count in counts.items() if count > 1]
     commits = sum(delta.files_since(path, -1).version for path in paths)
-    lost = sum(name not in counts for name in accepted)
-    doubled = sum(count > 1 for count in counts.values())
-    return Outcome(kills, len(accepted), lost, doubled, torn, commits)
+    numbers = kills, len(accepted), len(lost), len(doubled), len(torn), commits
+    return Outcome(*numbers, (*lost[:5], *doubled[:5], *torn[:5]))
 
 
 def main() -> None:
@@ -293,9 +297,13 @@ def main() -> None:
         write(given.data_dir, given.writer_seed, given.power, given.short_writes)
     elif given.job == "commit":
         commit(given.data_dir)
-    with tempfile.TemporaryDirectory() as folder:
-        whole = given.committer == "process"
-        outcome = run(Path(folder), given.kills, given.seed, whole, lambda line: print(line))
+    folder = Path(tempfile.mkdtemp(prefix="inferlake-kill-"))
+    whole = given.committer == "process"
+    outcome = run(folder, given.kills, given.seed, whole, lambda line: print(line, flush=True))
+    if outcome.is_clean:
+        shutil.rmtree(folder)
+    else:
+        print(f"The folder is kept: {folder}; examples: {', '.join(outcome.examples)}")
     print(
         f"{outcome.kills} kills, {outcome.accepted} rows accepted, {outcome.commits} commits: "
         f"lost {outcome.lost}, doubled {outcome.doubled}, torn {outcome.torn}"

@@ -34,7 +34,7 @@ class Limits:
 
     batch_rows: int = 256_000
     batch_bytes: int = 256 << 20
-    reserve_bytes: int = 64 << 20
+    reserve_bytes: int = 32 << 20  # two segments as Parquet, at worst
 
 
 class Committed(NamedTuple):

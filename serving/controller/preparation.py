@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from capture import database, errors, logline
 from capture.settings import Settings
 from serving import registry, state, vault
-from serving.controller import environments, reconcile
+from serving.controller import environments, shapes
 
 log = logline.logger(__name__)
 
@@ -31,11 +31,11 @@ class Preparations:
 
     def __init__(self, settings: Settings, engine: sa.Engine, done: Callable[[], None]) -> None:
         self.settings, self.engine, self.done = settings, engine, done
-        self._seen: dict[str, reconcile.Preparation] = {}
+        self._seen: dict[str, shapes.Preparation] = {}
         self._ready: dict[str, Prepared] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def seen(self) -> dict[str, reconcile.Preparation]:
+    def seen(self) -> dict[str, shapes.Preparation]:
         """How far each is, by served entity id."""
         return dict(self._seen)
 
@@ -54,7 +54,7 @@ class Preparations:
         running = self._tasks.get(entity.id)
         if running is not None and not running.done():
             return
-        self._seen[entity.id] = reconcile.Preparation("working", "Finding the model")
+        self._seen[entity.id] = shapes.Preparation("working", "Finding the model")
         self._tasks[entity.id] = asyncio.create_task(self._prepare(entity))
 
     async def _prepare(self, entity: state.WantedEntity) -> None:
@@ -68,17 +68,17 @@ class Preparations:
         except Exception as error:  # noqa: BLE001 - whatever it is, this entity cannot start
             log.warning("preparation_failed", entity=entity.name, reason=str(error))
             told = str(error) or type(error).__name__
-            self._end(entity.id, reconcile.Preparation("failed", told))
+            self._end(entity.id, shapes.Preparation("failed", told))
             return
         self._ready[entity.id] = prepared
-        self._end(entity.id, reconcile.Preparation("ready"))
+        self._end(entity.id, shapes.Preparation("ready"))
 
     def _say(self, entity_id: str, stage: str) -> None:
         known = self._seen.get(entity_id)
         if known is not None and known.stage == "working":
             self._seen[entity_id] = dataclasses.replace(known, message=stage)
 
-    def _end(self, entity_id: str, found: reconcile.Preparation) -> None:
+    def _end(self, entity_id: str, found: shapes.Preparation) -> None:
         del self._tasks[entity_id]
         if entity_id in self._seen:
             self._seen[entity_id] = found

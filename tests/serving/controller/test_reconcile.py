@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.controller import reconcile
-from serving.controller.reconcile import Admit, Complete, Drain, Fail, Mark, Prepare, Start, Stop
+from serving.controller import reconcile, shapes
+from serving.controller.shapes import Admit, Complete, Drain, Fail, Mark, Prepare, Start, Stop
 
-LIMITS = reconcile.Limits()
-PREPARED = reconcile.Preparation("ready")
+LIMITS = shapes.Limits()
+PREPARED = shapes.Preparation("ready")
 
 
 def entity(id="e1", **changes):
-    return reconcile.Entity(id=id, name=f"name-{id}", **changes)
+    return shapes.Entity(id=id, name=f"name-{id}", **changes)
 
 
 def endpoint(active=(), pending=(), **changes):
-    return reconcile.Endpoint(
+    return shapes.Endpoint(
         id="ep",
         name="flights",
         active_version=1 if active else None,
@@ -31,12 +31,12 @@ def endpoint(active=(), pending=(), **changes):
 
 def replica(id="r1", entity_id="e1", state="READY", **changes):
     facts = {"answered": state == "READY", "seconds": 5.0, **changes}
-    return reconcile.Replica(id=id, endpoint_id="ep", entity_id=entity_id, state=state, **facts)
+    return shapes.Replica(id=id, endpoint_id="ep", entity_id=entity_id, state=state, **facts)
 
 
 def plan(endpoints, replicas=(), memory=None, now=1000.0, demand=None, states=None, prepared=None):
     entities = {e.id for one in endpoints for e in (*one.active, *one.pending)}
-    observed = reconcile.Observed(
+    observed = shapes.Observed(
         replicas=replicas,
         preparations=dict.fromkeys(entities, PREPARED) if prepared is None else prepared,
         demand=demand or {},
@@ -53,7 +53,7 @@ def state(made, entity_id="e1"):
     return next(step.state for step in of(Mark, made) if step.entity_id == entity_id)
 
 
-PROVEN = reconcile.Memory(proven=True, busy_at=1000.0)
+PROVEN = shapes.Memory(proven=True, busy_at=1000.0)
 
 
 # starting
@@ -75,9 +75,9 @@ def test_a_prepared_entity_is_started_once():
 
 
 def test_the_stage_of_the_environment_is_the_message():
-    working = reconcile.Preparation("working", "Downloading 12/40")
+    working = shapes.Preparation("working", "Downloading 12/40")
     made = plan([endpoint(pending=[entity()])], prepared={"e1": working})
-    assert state(made) == reconcile.State("DEPLOYMENT_CREATING", "Downloading 12/40")
+    assert state(made) == shapes.State("DEPLOYMENT_CREATING", "Downloading 12/40")
 
 
 def test_an_entity_that_never_answered_starts_one_replica_and_then_the_rest():
@@ -127,14 +127,14 @@ def test_a_change_of_traffic_alone_restarts_nothing():
 
 def test_a_restarting_old_entity_does_not_hold_up_the_change_that_takes_its_traffic():
     both = endpoint(active=[entity("e1"), entity("bad")], pending=[entity("e1"), entity("bad")])
-    crashing = reconcile.Memory(proven=True, failures=7, retry_at=1020, trouble="boom")
+    crashing = shapes.Memory(proven=True, failures=7, retry_at=1020, trouble="boom")
     made = plan([both], [replica("a", "e1")], {"e1": PROVEN, "bad": crashing})
     assert of(Complete, made) == [Complete("ep", 2)]
 
 
 def test_an_entity_of_an_earlier_version_must_answer_again_before_it_takes_over():
     back = endpoint(active=[entity("e2")], pending=[entity("e1")])
-    states = {"e1": reconcile.State("DEPLOYMENT_READY", "Ready")}
+    states = {"e1": shapes.State("DEPLOYMENT_READY", "Ready")}
     made = plan([back], [replica("b", "e2")], states=states)
     assert of(Complete, made) == []
     assert len(of(Start, made)) == 1
@@ -165,7 +165,7 @@ def test_a_model_that_hangs_fails_the_update_at_the_limit():
 
 
 def test_a_failed_preparation_fails_the_update():
-    failed = {"e1": reconcile.Preparation("failed", "No solution found for scikit-learn==99.")}
+    failed = {"e1": shapes.Preparation("failed", "No solution found for scikit-learn==99.")}
     made = plan([endpoint(pending=[entity()])], prepared=failed)
     assert "scikit-learn==99" in of(Fail, made)[0].message
 
@@ -275,15 +275,15 @@ def test_an_idle_entity_goes_to_zero():
     assert of(Drain, made) == [Drain("r1")]
     asleep = plan([endpoint(active=[SLEEPY])], [], made.memory, 1001.0)
     assert of(Start, asleep) == []
-    assert state(asleep) == reconcile.State("DEPLOYMENT_READY", "Scaled to zero")
+    assert state(asleep) == shapes.State("DEPLOYMENT_READY", "Scaled to zero")
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        reconcile.Demand(in_flight=1),
-        reconcile.Demand(last_request_ms=77),
-        reconcile.Demand(waiting=1),
+        shapes.Demand(in_flight=1),
+        shapes.Demand(last_request_ms=77),
+        shapes.Demand(waiting=1),
     ],
 )
 def test_a_busy_entity_does_not_go_to_zero(seen):
@@ -295,7 +295,7 @@ def test_a_busy_entity_does_not_go_to_zero(seen):
 
 def test_two_hundred_waiting_requests_cause_one_start():
     asleep = {"e1": dataclasses.replace(PROVEN, awake=False, busy_at=0)}
-    waiting = {"e1": reconcile.Demand(waiting=200)}
+    waiting = {"e1": shapes.Demand(waiting=200)}
     made = plan([endpoint(active=[SLEEPY])], [], asleep, demand=waiting)
     assert of(Start, made) == [Start("ep", "e1", 4)]
     starting = [replica(state="STARTING")]
@@ -305,7 +305,7 @@ def test_two_hundred_waiting_requests_cause_one_start():
 
 def test_a_request_that_meets_a_draining_replica_gets_a_new_one():
     asleep = {"e1": dataclasses.replace(PROVEN, awake=False, busy_at=0)}
-    waiting = {"e1": reconcile.Demand(waiting=1)}
+    waiting = {"e1": shapes.Demand(waiting=1)}
     draining = [replica(state="DRAINING", seconds=0.1)]
     made = plan([endpoint(active=[SLEEPY])], draining, asleep, demand=waiting)
     assert len(of(Start, made)) == 1
@@ -340,7 +340,7 @@ ROOMY = entity(min_replicas=1, max_replicas=3, asked_replicas=3)
 
 
 def test_sustained_waiting_adds_a_replica_and_stops_at_the_maximum():
-    waiting = {"e1": reconcile.Demand(waiting=5, in_flight=4)}
+    waiting = {"e1": shapes.Demand(waiting=5, in_flight=4)}
     made = plan([endpoint(active=[ROOMY])], [replica()], {"e1": PROVEN}, 1000.0, waiting)
     assert of(Start, made) == []
     made = plan([endpoint(active=[ROOMY])], [replica()], made.memory, 1003.0, waiting)
@@ -354,7 +354,7 @@ def test_sustained_waiting_adds_a_replica_and_stops_at_the_maximum():
 
 
 def test_a_short_wait_adds_nothing():
-    waiting = {"e1": reconcile.Demand(waiting=5)}
+    waiting = {"e1": shapes.Demand(waiting=5)}
     made = plan([endpoint(active=[ROOMY])], [replica()], {"e1": PROVEN}, 1000.0, waiting)
     made = plan([endpoint(active=[ROOMY])], [replica()], made.memory, 1002.0)
     made = plan([endpoint(active=[ROOMY])], [replica()], made.memory, 1004.0, waiting)
@@ -389,7 +389,7 @@ def test_a_stopped_endpoint_drains_and_its_update_waits():
 
 
 def test_an_endpoint_that_is_started_again_must_answer_again():
-    again = reconcile.Endpoint("ep", "flights", False, 3, (entity(),), 3, (entity(),))
+    again = shapes.Endpoint("ep", "flights", False, 3, (entity(),), 3, (entity(),))
     first = plan([again])
     assert of(Complete, first) == []
     assert len(of(Start, first)) == 1
@@ -407,14 +407,14 @@ def test_replicas_of_a_deleted_endpoint_are_ended_at_once():
 
 
 def test_nothing_to_do_is_no_step():
-    states = {"e1": reconcile.State("DEPLOYMENT_READY", "Ready")}
+    states = {"e1": shapes.State("DEPLOYMENT_READY", "Ready")}
     made = plan([endpoint(active=[entity()])], [replica()], {"e1": PROVEN}, states=states)
     assert made.steps == ()
 
 
 replicas = st.lists(
     st.builds(
-        reconcile.Replica,
+        shapes.Replica,
         id=st.uuids().map(str),
         endpoint_id=st.just("ep"),
         entity_id=st.sampled_from(["e1", "e2", "gone"]),
@@ -435,7 +435,7 @@ def test_whatever_is_seen_the_steps_are_sound(replicas, sleepy, stopped, waiting
     number of running and started replicas stays within the maximum."""
     new = entity("e2", max_replicas=2, asked_replicas=2, scale_to_zero=sleepy)
     both = endpoint(active=[entity("e1")], pending=[new], stopped=stopped)
-    made = plan([both], replicas, demand={"e2": reconcile.Demand(waiting=waiting)})
+    made = plan([both], replicas, demand={"e2": shapes.Demand(waiting=waiting)})
     ended = {step.replica_id for step in of(Stop, made)}
     admitted = {step.replica_id for step in of(Admit, made)}
     assert not ended & admitted

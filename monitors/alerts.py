@@ -81,9 +81,9 @@ def defaults(endpoint: str, now_ms: int) -> list[alert_state.Rule]:
             severity=severity,
             cool_down_minutes=0,
             enabled=True,
-            created_ms=now_ms,
+            created_ms=now_ms + number,
         )
-        for name, metric, threshold, severity in rows
+        for number, (name, metric, threshold, severity) in enumerate(rows)
     ]
 
 

@@ -20,7 +20,6 @@ from monitors import distances, intake, kept, quality, tables, watched, windows
 
 SMALLEST_WINDOW = 200
 MOST_WINDOWS = 400
-PROFILES, FACTS = "baseline.zst", "baseline.json"
 
 MaximaKey = tuple[str | None, str, str]  # version, column, granularity
 
@@ -39,8 +38,7 @@ class Baseline:
 
     def group(self, version: str | None, column: str, outputs: Sequence[str]) -> kept.Group:
         """Which profile a group of a window is compared with."""
-        split = column in outputs and version is not None and bool(self.versions)
-        return (version if split else None, column)
+        return kept.baseline_group(self.versions, version, column, outputs)
 
 
 def read_rows(uri: str) -> tuple[pl.DataFrame, int]:
@@ -141,7 +139,7 @@ def _quality(rows: pl.DataFrame, shape: watched.Shape) -> quality.QualityCounts 
 def save(folder: Path, made: Baseline) -> None:
     """Keep a baseline for the next process, and for the one that draws histograms."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept.write_profiles(folder / PROFILES, made.profiles)
+    kept.write_profiles(folder / kept.BASELINE_PROFILES, made.profiles)
     facts: dict[str, Any] = {
         "baseline_version": made.baseline_version,
         "commit_version": made.commit_version,
@@ -150,17 +148,19 @@ def save(folder: Path, made: Baseline) -> None:
         "quality": quality.to_dict(made.counts) if made.counts is not None else None,
         "problem": made.problem,
     }
-    kept.replace_file(folder / FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY))
+    kept.replace_file(
+        folder / kept.BASELINE_FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY)
+    )
 
 
 def load(folder: Path) -> Baseline | None:
     """What `save` kept, if it can be read."""
     try:
-        facts = orjson.loads((folder / FACTS).read_bytes())
+        facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
         return Baseline(
             facts["baseline_version"],
             facts["commit_version"],
-            kept.read_profiles(folder / PROFILES),
+            kept.read_profiles(folder / kept.BASELINE_PROFILES),
             {(v, c, g): value for v, c, g, value in facts["maxima"]},
             tuple(facts["versions"]),
             quality.from_dict(facts["quality"]) if facts["quality"] else None,

@@ -5,13 +5,11 @@ Pure: profiles in, comparisons out.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from monitors import baseline, distances, kept, profile, watched, windows
+from monitors import baseline, distances, kept, profile, watched
 
-BASELINE, CONSECUTIVE = "BASELINE", "CONSECUTIVE"
-TICK = timedelta(microseconds=1)
 NAMES = {
     "ks": "KS distance",
     "wasserstein": "Wasserstein distance",
@@ -100,7 +98,7 @@ def with_baseline(
             columns[column].kind,
             current,
             reference.profiles.get(group) or reference.profiles[None, column],
-            BASELINE,
+            kept.BASELINE,
             None,
             together,
             maxima,
@@ -119,7 +117,7 @@ def with_previous(
     """A window against the window before: every column of all versions together, and the answers of
     each version. What versions were *asked* is split at random, and so the same for all."""
     together = sum(1 for version, _ in window if version is None)
-    span = span_of(before)
+    span = before.span
     for (version, column), current in window.items():
         of_interest = version is None or column in shape.outputs
         if of_interest and (version, column) in previous:
@@ -129,7 +127,7 @@ def with_previous(
                 columns[column].kind,
                 current,
                 previous[version, column],
-                CONSECUTIVE,
+                kept.CONSECUTIVE,
                 span,
                 together,
                 None,
@@ -195,36 +193,3 @@ def _words(
     if own is not None:
         text += f", the baseline's own windows reach {own:.3g}"
     return f"{text} ({current.rows:,} rows)"
-
-
-def span_of(key: kept.WindowKey) -> tuple[datetime, datetime]:
-    """Start and end of a window; the moment itself for a snapshot."""
-    if key.granularity is None:
-        return key.start, key.start
-    return key.start, windows.end_of(key.start, key.granularity)
-
-
-def previous_key(key: kept.WindowKey) -> kept.WindowKey:
-    """The window right before this one."""
-    assert key.granularity is not None, "a snapshot's previous one is the refresh before"
-    just_before = key.start - TICK
-    return kept.WindowKey(key.granularity, windows.align(just_before, key.granularity)[0])
-
-
-def spoken(key: kept.WindowKey) -> str:
-    """A window in words: `the week of 7 October 2013`."""
-    start = key.start
-    day = f"{start.day} {start:%B %Y}"
-    match key.granularity:
-        case None:
-            return f"the table at {day} {start:%H:%M}"
-        case "1 day":
-            return day
-        case "1 week":
-            return f"the week of {day}"
-        case "1 month":
-            return f"{start:%B %Y}"
-        case "1 year":
-            return str(start.year)
-        case other:
-            return f"the {other} from {day} {start:%H:%M}"

@@ -30,7 +30,7 @@ def wilson_low(events: int, n: int) -> float:
 
 
 def of_window(key: kept.WindowKey) -> tuple[str, str]:
-    start, end = comparisons.span_of(key)
+    start, end = key.span
     return start.isoformat(), end.isoformat()
 
 
@@ -40,7 +40,7 @@ def drift(
     """Judgements and distances of windows against the baseline. Answers count per version, other
     columns for all versions together."""
     for one in found:
-        if one.drift_type != comparisons.BASELINE:
+        if one.drift_type != kept.BASELINE:
             continue
         by_version = one.column in shape.outputs and shape.model_id_col is not None
         if (one.version is not None) != by_version:
@@ -57,7 +57,7 @@ def drift(
                     name,
                     one.found[name].value if enough else None,
                     f"{one.column}: {comparisons.NAMES.get(name, name)} "
-                    f"{_shown(one.found[name].value)} in {comparisons.spoken(one.key)} "
+                    f"{_shown(one.found[name].value)} in {one.key.spoken} "
                     f"({one.n:,} rows)",
                 )
 
@@ -75,7 +75,7 @@ def _judged(one: comparisons.Comparison) -> alerts.Fact:
         value=value,
         n=one.n,
         window=of_window(one.key),
-        text=f"{_whose(one)}{one.text} in {comparisons.spoken(one.key)}",
+        text=f"{_whose(one)}{one.text} in {one.key.spoken}",
         granularity=one.key.granularity,
         threshold=decisive.threshold if decisive else None,
         severity=one.judgement.severity if one.judgement.status == "drifted" else None,
@@ -89,7 +89,7 @@ def _nulls(one: comparisons.Comparison) -> alerts.Fact:
     now, usual = one.null_share or 0.0, one.null_share_baseline or 0.0
     text = (
         f"{_whose(one)}{one.column} is missing in {now:.0%} of {one.n:,} rows in "
-        f"{comparisons.spoken(one.key)}, {usual:.1%} in the baseline"
+        f"{one.key.spoken}, {usual:.1%} in the baseline"
     )
     return _fact(one, "null_share", value, text)
 
@@ -139,7 +139,7 @@ def quality(
                 n=n,
                 window=of_window(key),
                 text=f"{whose}{name} is {_shown(found.get('value'))} in "
-                f"{comparisons.spoken(key)} ({n:,} labels)",
+                f"{key.spoken} ({n:,} labels)",
                 granularity=key.granularity,
             )
 
@@ -197,9 +197,9 @@ def _error_rate(
         n=n,
         window=of_window(key),
         text=f"{events:,} of {n:,} requests{whose} failed ({events / max(n, 1):.1%}) in "
-        f"{comparisons.spoken(key)}"
+        f"{key.spoken}"
         if n
-        else f"no requests{whose} in {comparisons.spoken(key)}",
+        else f"no requests{whose} in {key.spoken}",
         granularity=key.granularity,
         certain=wilson_low(events, n) if enough else None,
         explanation=explained(marked, columns) if events else None,
@@ -219,7 +219,7 @@ def _slowness(key: kept.WindowKey, version: str | None, rows: pl.DataFrame) -> a
         value=value,
         n=rows.height,
         window=of_window(key),
-        text=f"p99 of the model time{whose} is {_shown(value)} ms in {comparisons.spoken(key)} "
+        text=f"p99 of the model time{whose} is {_shown(value)} ms in {key.spoken} "
         f"({rows.height:,} requests)",
         granularity=key.granularity,
     )

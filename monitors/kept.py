@@ -10,9 +10,9 @@ import contextlib
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,15 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from monitors import intake, profile, watched
+from capture.settings import Settings
+from monitors import intake, profile, watched, windows
 
 FORMAT = 1
 WINDOWS_IN_MEMORY = 64
 MANIFEST = "manifest.json"
+BASELINE_PROFILES, BASELINE_FACTS = "baseline.zst", "baseline.json"
+BASELINE, CONSECUTIVE = "BASELINE", "CONSECUTIVE"  # what a window is compared with
+TICK = timedelta(microseconds=1)
 
 Profile = watched.Profile
 Group = tuple[str | None, str]  # (model version or None for all, column)
@@ -44,6 +48,38 @@ class WindowKey(NamedTuple):
     def read(cls, text: str) -> "WindowKey":
         granularity, _, start = text.partition("|")
         return cls(granularity or None, datetime.fromisoformat(start))
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """Start and end; the moment itself for a snapshot."""
+        if self.granularity is None:
+            return self.start, self.start
+        return self.start, windows.end_of(self.start, self.granularity)
+
+    @property
+    def previous(self) -> "WindowKey":
+        """The window right before this one; a snapshot has none."""
+        assert self.granularity is not None
+        just_before = self.start - TICK
+        return WindowKey(self.granularity, windows.align(just_before, self.granularity)[0])
+
+    @property
+    def spoken(self) -> str:
+        """In words: `the week of 7 October 2013`."""
+        day = f"{self.start.day} {self.start:%B %Y}"
+        match self.granularity:
+            case None:
+                return f"the table at {day} {self.start:%H:%M}"
+            case "1 day":
+                return day
+            case "1 week":
+                return f"the week of {day}"
+            case "1 month":
+                return f"{self.start:%B %Y}"
+            case "1 year":
+                return str(self.start.year)
+            case other:
+                return f"the {other} from {day} {self.start:%H:%M}"
 
 
 @dataclass(slots=True)
@@ -177,6 +213,20 @@ class Kept:
 
     def columns(self) -> dict[str, watched.Column]:
         return {name: watched.Column(**one) for name, one in self.manifest.columns.items()}
+
+
+def folder_of(settings: Settings, table_id: str) -> Path:
+    """Where a monitor keeps its profiles."""
+    return settings.data_dir.absolute() / "monitors" / table_id
+
+
+def baseline_group(
+    versions: Sequence[str], version: str | None, column: str, outputs: Sequence[str]
+) -> Group:
+    """Which profile of the baseline a group of a window is compared with: an answer with the same
+    version's, if the baseline (of these `versions`) tells them apart."""
+    split = column in outputs and version is not None and bool(versions)
+    return (version if split else None, column)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -46,7 +46,7 @@ def drift_key(key: kept.WindowKey) -> str:
 def _group(
     key: kept.WindowKey | None, version: str | None, origin: Origin, row_key: str
 ) -> dict[str, Any]:
-    start, end = comparisons.span_of(key) if key else (None, None)
+    start, end = key.span if key else (None, None)
     row: dict[str, Any] = {
         "window": {"start": start, "end": end} if key else None,
         "log_type": "INPUT" if key else "BASELINE",
@@ -186,7 +186,7 @@ def of_drift(
     """A row per comparison."""
     rows = []
     for one in found:
-        against = one.drift_type == comparisons.BASELINE
+        against = one.drift_type == kept.BASELINE
         rows.append(
             {
                 **_group(one.key, one.version, origin, drift_key(one.key)),

@@ -6,6 +6,7 @@ read from the metric tables and from what the monitors keep.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ import polars as pl
 
 from capture import errors, names, query, reading
 from capture.settings import Settings
-from monitors import baseline, comparisons, intake, kept, profile, tables, watch
+from monitors import intake, kept, profile, tables
 
 MOST_DECISIONS = 1000
 BINS = 50
@@ -71,7 +72,7 @@ def drift(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     version that answered most in its window."""
     rows = _metric_rows(settings, arguments["drift_table"], arguments)
     filters = arguments["filters"]
-    rows = rows.filter(pl.col("drift_type") == filters.get("type", comparisons.BASELINE))
+    rows = rows.filter(pl.col("drift_type") == filters.get("type", kept.BASELINE))
     if "column" in filters:
         rows = rows.filter(pl.col("column_name") == filters["column"])
     rows = _of_version(rows, arguments)
@@ -181,7 +182,7 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     column = filters.get("column")
     if column is None:
         raise errors.BadRequest("column: name the column whose histograms are wanted.")
-    folder = watch.folder_of(settings, arguments["table_id"])
+    folder = kept.folder_of(settings, arguments["table_id"])
     manifest = kept.read_manifest(folder)
     if manifest is None or column not in manifest.columns:
         raise errors.DoesNotExist(f"Column '{column[:100]}' is not watched by this monitor.")
@@ -190,13 +191,9 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     current = _profile(folder, manifest, key, (version, column)) if key else None
     before = None
     if key is not None and key.granularity is not None:
-        earlier = comparisons.previous_key(key)
+        earlier = key.previous
         before = _profile(folder, manifest, earlier, (version, column))
-    reference = baseline.load(folder)
-    base = None
-    if reference is not None:
-        group = reference.group(version, column, arguments.get("outputs") or ())
-        base = reference.profiles.get(group)
+    base = _baseline(folder, version, column, arguments.get("outputs") or ())
     sides = {"current": current, "baseline": base, "previous": before}
     edges = _edges([one for one in sides.values() if one is not None])
     return {
@@ -206,6 +203,17 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
         "served_entity": version,
         **{name: _side(one, edges) for name, one in sides.items()},
     }
+
+
+def _baseline(
+    folder: Path, version: str | None, column: str, outputs: Sequence[str]
+) -> kept.Profile | None:
+    try:
+        facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
+        known = kept.read_profiles(folder / kept.BASELINE_PROFILES)
+    except (FileNotFoundError, ValueError):
+        return None
+    return known.get(kept.baseline_group(facts["versions"], version, column, outputs))
 
 
 def _wanted_window(
@@ -220,18 +228,18 @@ def _wanted_window(
         known = [key for key in known if key.start == start]
     if "window_end" in filters:
         end = datetime.fromisoformat(filters["window_end"])
-        known = [key for key in known if comparisons.span_of(key)[1] == end]
+        known = [key for key in known if key.span[1] == end]
     else:
         known = [key for key in known if key.granularity == granularity] or known
     return known[-1] if known else None
 
 
 def _span_of(key: kept.WindowKey | None) -> list[str] | None:
-    return None if key is None else [_rfc3339(side) for side in comparisons.span_of(key)]
+    return None if key is None else [_rfc3339(side) for side in key.span]
 
 
 def _profile(
-    folder: Any, manifest: kept.Manifest, key: kept.WindowKey, group: kept.Group
+    folder: Path, manifest: kept.Manifest, key: kept.WindowKey, group: kept.Group
 ) -> kept.Profile | None:
     name = manifest.windows.get(key.text)
     if name is None:

@@ -199,7 +199,7 @@ class Refresher:
             if any(one.judgement.status in ("ok", "drifted") for one in cells)
         ]
         if judged:
-            key, cells = max(judged, key=lambda item: comparisons.span_of(item[0])[::-1])
+            key, cells = max(judged, key=lambda item: item[0].span[::-1])
             summary["window"] = list(facts.of_window(key))
             summary["worst"] = _worst(cells, known)
         coverage = _coverage(known, moment)
@@ -241,12 +241,12 @@ def _next(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
     """The known window right after this one, whose comparison with it changes, too."""
     if key.granularity is None:
         return []
-    after = kept.WindowKey(key.granularity, comparisons.span_of(key)[1])
+    after = kept.WindowKey(key.granularity, key.span[1])
     return [after] if known.kept.window(after) is not None else []
 
 
 def _before(key: kept.WindowKey) -> list[kept.WindowKey]:
-    return [] if key.granularity is None else [comparisons.previous_key(key)]
+    return [] if key.granularity is None else [key.previous]
 
 
 def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Comparison]:
@@ -259,7 +259,7 @@ def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Compa
         earlier = [other for other in known.kept.keys(None) if other < key]
         before = earlier[-1] if earlier else None
     else:
-        before = comparisons.previous_key(key)
+        before = key.previous
     previous = known.kept.window(before) if before is not None else None
     if before is not None and previous is not None:
         found += comparisons.with_previous(
@@ -272,7 +272,7 @@ def _rows_of(known: watch.Watch, key: kept.WindowKey) -> pl.DataFrame:
     """Judged rows of a window."""
     if not known.rows.width:
         return known.rows
-    start, end = comparisons.span_of(key)
+    start, end = key.span
     return known.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
 
 
@@ -328,7 +328,7 @@ def _worst(cells: Iterable[comparisons.Comparison], known: watch.Watch) -> dict[
     judged = [
         one
         for one in cells
-        if one.drift_type == comparisons.BASELINE
+        if one.drift_type == kept.BASELINE
         and one.judgement.effect_over_threshold is not None
         and (one.version is None or one.column in known.shape.outputs)
     ]

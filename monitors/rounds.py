@@ -22,6 +22,7 @@ from monitors import (
     decisions,
     experiment_state,
     facts,
+    kept,
     ramps,
     refresh,
     server,
@@ -282,7 +283,7 @@ def _drifted(known: watch.Watch, found: refresh.Measured) -> list[dict[str, Any]
         }
         for _, cells in newest.values()
         for one in cells
-        if one.drift_type == comparisons.BASELINE
+        if one.drift_type == kept.BASELINE
         and one.judgement.status == "drifted"
         and (one.version is None or one.column in known.shape.outputs)
     ]

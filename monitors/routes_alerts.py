@@ -45,6 +45,7 @@ class Alerts:
 
     def rules(self, request: Request) -> dict[str, Any]:
         """In the order they were made."""
+        self.context.access.require(request, None, "CAN_VIEW")
         given = routing_context.query(request, ("endpoint", "page_size", "page_token"))
         page = routing_context.page(given)
         with database.reading(self.context.engine) as connection:
@@ -97,6 +98,7 @@ class Alerts:
 
     def alerts(self, request: Request) -> dict[str, Any]:
         """Newest first."""
+        self.context.access.require(request, None, "CAN_VIEW")
         known = ("endpoint", "state", "page_size", "page_token")
         given = routing_context.query(request, known)
         page = routing_context.page(given)

@@ -45,7 +45,9 @@ class Experiments:
         decisions = []
         if table is not None:
             asked = {"table": table, "experiment": experiment.number, "history": history}
-            decisions = await self.context.reader.ask("decisions", asked)
+            decisions = await self.context.reader.ask(
+                "decisions", asked, routing_context.READ_SECONDS
+            )
         return {"policy": experiment.body, "decisions": decisions}
 
     def _experiment(
@@ -155,6 +157,7 @@ class Recommendations:
 
     def everything(self, request: Request) -> dict[str, Any]:
         """Newest first."""
+        self.context.access.require(request, None, "CAN_VIEW")
         known = ("endpoint", "state", "page_size", "page_token")
         given = routing_context.query(request, known)
         page = routing_context.page(given)

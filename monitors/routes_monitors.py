@@ -48,7 +48,7 @@ class Monitors:
         """Name, id and columns of a Delta table below the tables folder."""
         name = str(names.table_name(table))
         recorded = await run_in_threadpool(self._allowed, request, name, "CAN_VIEW")
-        info = await self.context.reader.ask("table_info", {"table": name})
+        info = await _info(self.context, name)
         if not info["exists"] and recorded is None:
             raise errors.DoesNotExist(f"Table '{name}' does not exist.")
         return _table_info(names.table_name(name), recorded, info)
@@ -68,11 +68,11 @@ class Monitors:
         name = str(names.table_name(table))
         recorded = await run_in_threadpool(self._allowed, request, name, "CAN_MANAGE")
         config = contract.monitor_config(contract.body(raw))
-        info = await self.context.reader.ask("table_info", {"table": name})
-        if not info["exists"] and recorded is None:
-            raise errors.DoesNotExist(f"Table '{name}' does not exist.")
-        if info["exists"]:
-            _check_columns(config, info["columns"], recorded is not None)
+        if recorded is None:  # a recorded table may come with its first request
+            info = await _info(self.context, name)
+            if not info["exists"]:
+                raise errors.DoesNotExist(f"Table '{name}' does not exist.")
+            _check_columns(config, info["columns"])
         return await run_in_threadpool(self._create, request, name, config, recorded)
 
     def _create(
@@ -179,6 +179,7 @@ class Results:
 
     def everything(self, request: Request) -> dict[str, Any]:
         """All monitors that the caller may see, with their last refresh and worst column."""
+        self.context.access.require(request, None, "CAN_VIEW")
         given = routing_context.query(request, ("page_size", "page_token"))
         page = routing_context.page(given)
         with database.reading(self.context.engine) as connection:
@@ -211,7 +212,7 @@ class Results:
             "filters": given,
             **contract.reading_hints(monitor.config),
         }
-        return await self.context.reader.ask(operation, arguments)
+        return await self.context.reader.ask(operation, arguments, routing_context.READ_SECONDS)
 
     async def drift(self, request: Request, table: str) -> Any:
         """Columns x windows: how far each is from the baseline or from the window before."""
@@ -261,6 +262,12 @@ def monitor_for(context: Context, request: Request, table: str, level: str) -> s
     return found
 
 
+async def _info(context: Context, table: str) -> dict[str, Any]:
+    """Existence and columns of a Delta table."""
+    asked = {"table": table}
+    return await context.reader.ask("table_info", asked, routing_context.READ_SECONDS)
+
+
 def _id_of(name: str, recorded: catalog.RecordedTable | None) -> str:
     known = recorded is not None and recorded.full_name == name
     return recorded.table_id if known and recorded else table_id(name)
@@ -272,12 +279,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _check_columns(config: dict[str, Any], columns: list[dict[str, Any]], recorded: bool) -> None:
-    """The columns that a configuration names are there; labels of a recorded table come later."""
+def _check_columns(config: dict[str, Any], columns: list[dict[str, Any]]) -> None:
+    """The columns that a configuration names are there."""
     present = {column["name"] for column in columns}
     chosen = config.get("inference_log") or config.get("time_series") or {}
     for field in ("timestamp_col", "prediction_col", "model_id_col", "prediction_proba_col"):
-        if field in chosen and chosen[field] not in present and not recorded:
+        if field in chosen and chosen[field] not in present:
             raise errors.InvalidParameter(f"{field}: the table has no column '{chosen[field]}'.")
 
 

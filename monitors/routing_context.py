@@ -16,6 +16,8 @@ from monitors import contract
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+# The reading child starts with the first question and imports for seconds on a busy machine.
+READ_SECONDS = 30.0
 
 
 class Caller(Protocol):

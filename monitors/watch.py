@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 import polars as pl
@@ -57,7 +56,7 @@ class Watch:
     def __init__(self, settings: Settings, monitor: state.Monitor, recorded: bool) -> None:
         self.settings = settings
         self.name = names.table_name(monitor.table_name)
-        self.folder = folder_of(settings, monitor.table_id)
+        self.folder = kept.folder_of(settings, monitor.table_id)
         self.shape = watched.Shape.of(monitor.config, recorded)
         self.fingerprint = _fingerprint(self.shape)
         self.slices: tuple[str, ...] = ()
@@ -349,8 +348,3 @@ def recorded(connection: sa.Connection, table_name: str) -> bool:
     return (
         name.table.endswith("_unpacked") and state.endpoint_of(connection, table_name) is not None
     )
-
-
-def folder_of(settings: Settings, table_id: str) -> Path:
-    """Where a monitor keeps its profiles."""
-    return settings.data_dir.absolute() / "monitors" / table_id

@@ -20,13 +20,15 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8F6B00", "#5
 GOOD, BAD = "#009E73", "#C4420A"
 GREY, FAINT, INK = "#6B7280", "#D8DEE6", "#2B3440"
 CURRENT = "#0B5CAD"
-LONGEST_LABEL = 36
+LONGEST_LABEL, LONGEST_LINE = 36, 90
+MOST_MARKS, MOST_TEXTS = 40, 6
 CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series over time; None in `values` is a gap. low, high: an interval around it."""
+    """A series over time; None in `values` is a gap. low, high: an interval around it. points:
+    colours of the points, where they tell something."""
 
     name: str
     times: Sequence[datetime]
@@ -36,6 +38,7 @@ class Line:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     notes: Sequence[str] = ()
+    points: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,7 @@ class Event:
 
 def label(text: object) -> str:
     """Text for a chart: escaped, on one line, cut to a readable length."""
-    line = " ".join(str(text).split())
-    if len(line) > LONGEST_LABEL:
-        line = line[: LONGEST_LABEL - 1] + "…"
-    return html.escape(line, quote=False)
+    return html.escape(words.cut(str(text), LONGEST_LABEL), quote=False)
 
 
 def colour(version: str) -> str:
@@ -108,7 +108,7 @@ def lines(
             name=label(line.name),
             mode="lines+markers" if len(line.times) <= 40 else "lines",
             line={"color": line.colour, "width": 2, "dash": "dash" if line.dashed else "solid"},
-            marker={"size": 5},
+            marker={"size": 6, "color": list(line.points) or line.colour},
             customdata=[[html.escape(note)] for note in line.notes] or None,
             hovertemplate="%{y:.4g}" + (" %{customdata[0]}" if line.notes else ""),
         )
@@ -270,6 +270,7 @@ def _marks(figure: go.Figure, series: Sequence[Line], events: Sequence[Event]) -
     """Upright marks; their texts show on hover, since many would cover each other."""
     if not events:
         return
+    events = _merged(events, [time for line in series for time in line.times])
     for event in events:
         figure.add_shape(
             type="line",
@@ -288,7 +289,27 @@ def _marks(figure: go.Figure, series: Sequence[Line], events: Sequence[Event]) -
         mode="markers",
         marker={"symbol": "triangle-down", "size": 10, "color": INK},
         name="events",
-        customdata=[[html.escape(event.text)] for event in events],
+        customdata=[[html.escape(event.text).replace("\n", "<br>")] for event in events],
         hovertemplate="%{customdata[0]}<extra></extra>",
         showlegend=len(series) > 1,
     )
+
+
+def _merged(events: Sequence[Event], times: Sequence[datetime]) -> list[Event]:
+    """Marks that would cover each other become one, with all their texts."""
+    ordered = sorted(events, key=lambda event: event.time)
+    ends = [*times, *(event.time for event in ordered)]
+    near = (max(ends) - min(ends)) / MOST_MARKS
+    groups: list[list[Event]] = []
+    for event in ordered:
+        if groups and event.time - groups[-1][0].time < near:
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+    return [Event(group[0].time, _together(group)) for group in groups]
+
+
+def _together(group: Sequence[Event]) -> str:
+    lines = [words.cut(event.text, LONGEST_LINE) for event in group[:MOST_TEXTS]]
+    more = len(group) - len(lines)
+    return "\n".join([*lines, f"and {more} more"] if more else lines)

@@ -74,6 +74,12 @@ def plain(text: object) -> str:
     return MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
 
 
+def cut(text: str, longest: int) -> str:
+    """One line of at most `longest` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 def moment(value: object) -> datetime | None:
     """Aware UTC time of RFC 3339 text or of unix milliseconds; None where it is neither."""
     if isinstance(value, bool) or value is None:
@@ -163,7 +169,7 @@ def amount(value: object, unit: str = "") -> str:
     elif size >= 10:
         text = f"{number:.1f}"
     elif size >= 0.001 or size == 0:
-        text = f"{number:.3f}".rstrip("0").rstrip(".") if size else "0"
+        text = f"{number:.{2 if size >= 1 else 3}f}".rstrip("0").rstrip(".") if size else "0"
     else:
         text = f"{number:.2g}"
     return f"{text} {unit}".rstrip()
@@ -249,8 +255,10 @@ def statistic(cell: Mapping[str, Any]) -> str:
     """The judgement on a column and window in a sentence: value, threshold, both row counts."""
     rows = f"{count(cell.get('n'))} rows against {count(cell.get('n_baseline'))}"
     name, value = cell.get("metric"), figure(cell.get("value"))
+    if cell.get("text"):  # the server's own words know every limit, the baseline's windows too
+        return f"{cell['text']}; {count(cell.get('n_baseline'))} rows in the baseline."
     if value is None or not name:
-        return f"No answer: {cell.get('text') or status(cell)}; {rows}."
+        return f"No answer: {status(cell)}; {rows}."
     said = f"{metric(str(name))} {amount(value)}, threshold {amount(cell.get('threshold'))}"
     bound = figure(cell.get("bound"))
     if bound:

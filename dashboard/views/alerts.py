@@ -22,6 +22,8 @@ SIGNS: dict[str, tuple[frame.Tint, str]] = {
     "critical": ("red", ":material/error:"),
     "warning": ("orange", ":material/warning:"),
 }
+MOST_ALIKE = 6
+SERVING = ("error_rate", "p99_ms", "capture_lag_seconds")
 MUTES = {"1 hour": 1, "1 day": 24, "1 week": 168}
 
 
@@ -49,34 +51,67 @@ def live_open() -> None:
     found = mine(reply.get("alerts") or [])
     if not found:
         st.success("No alert is open.", icon=":material/check_circle:")
-    for alert in found:
-        card(alert)
+    for alerts in alike(found):
+        group(alerts)
 
 
-def card(alert: api.Json) -> None:
-    tint, icon = SIGNS.get(str(alert.get("severity")), SIGNS["warning"])
+def alike(alerts: list[api.Json]) -> list[list[api.Json]]:
+    """Alerts of one endpoint and metric together; the worst first, in and between groups."""
+    groups: dict[tuple[str, str], list[api.Json]] = {}
+    for alert in sorted(alerts, key=rank):
+        key = (str(alert.get("endpoint")), str(alert.get("metric")))
+        groups.setdefault(key, []).append(alert)
+    return list(groups.values())
+
+
+def rank(alert: api.Json) -> tuple[bool, bool]:
+    return alert.get("severity") != "critical", bool(alert.get("acknowledged"))
+
+
+def group(alerts: list[api.Json]) -> None:
+    first = alerts[0]
+    name = f"{first.get('endpoint')}: {words.metric(str(first.get('metric')))}"
     with st.container(border=True):
-        text, buttons = st.columns([5, 1.2], vertical_alignment="center")
-        with text:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.badge(str(alert.get("severity") or "warning"), icon=icon, color=tint)
-                if alert.get("acknowledged"):
-                    st.badge("acknowledged", icon=":material/check:", color="gray")
-                if alert.get("muted_until"):
-                    st.badge(f"muted until {words.clock(alert['muted_until'])}", color="gray")
-                st.markdown(f"**{words.plain(heading(alert))}**", width="content")
-            if alert.get("message"):
-                st.markdown(words.plain(alert["message"]))
-            st.caption(words.plain(numbers(alert)))
-            page = "views/quality.py" if quality(alert) else "views/drift.py"
-            if str(alert.get("metric")) in ("error_rate", "p99_ms", "capture_lag_seconds"):
-                page = "views/endpoint.py"
-            query = {"endpoint": str(alert.get("endpoint"))}
-            if alert.get("column"):
-                query["column"] = str(alert["column"])
-            st.page_link(page, label="Look into it", icon=":material/search:", query_params=query)
-        with buttons:
-            controls(alert)
+        st.markdown(f"**{words.plain(name)}** ({words.several(len(alerts), 'alert')})")
+        for alert in alerts[:MOST_ALIKE]:
+            row(alert)
+        if len(alerts) > MOST_ALIKE:
+            with st.expander(f"{len(alerts) - MOST_ALIKE} more"):
+                for alert in alerts[MOST_ALIKE:]:
+                    row(alert)
+
+
+def row(alert: api.Json) -> None:
+    """One alert: what, how much, since when; look into it, acknowledge, mute."""
+    tint, icon = SIGNS.get(str(alert.get("severity")), SIGNS["warning"])
+    sign, text, look, know, mute = st.columns(
+        [1, 6.9, 0.7, 1.4, 1], vertical_alignment="center", gap="small"
+    )
+    with sign.container(gap="xxsmall"):
+        st.badge(str(alert.get("severity") or "warning"), icon=icon, color=tint)
+        if alert.get("muted_until"):
+            st.badge("muted", color="gray", help=words.clock(alert["muted_until"]))
+    with text.container(gap=None):
+        st.markdown(words.plain(alert.get("message") or heading(alert)))
+        st.caption(words.plain(numbers(alert)))
+    with look:
+        page, query = place(alert)
+        st.page_link(page, label="**Look**", query_params=query)
+    with know:
+        acknowledge(alert)
+    with mute:
+        silence(alert)
+
+
+def place(alert: api.Json) -> tuple[str, dict[str, str]]:
+    """Where to look into it."""
+    page = "views/quality.py" if quality(alert) else "views/drift.py"
+    if str(alert.get("metric")) in SERVING:
+        page = "views/endpoint.py"
+    query = {"endpoint": str(alert.get("endpoint"))}
+    if alert.get("column"):
+        query["column"] = str(alert["column"])
+    return page, query
 
 
 def quality(alert: api.Json) -> bool:
@@ -91,9 +126,11 @@ def heading(alert: api.Json) -> str:
 
 
 def numbers(alert: api.Json) -> str:
-    """Value against threshold, n, window, since when."""
-    told = [f"value {words.amount(alert.get('value'))}"]
-    told.append(f"threshold {words.amount(alert.get('threshold'))}")
+    """Value against threshold where the message does not say it, n, window, since when."""
+    told = []
+    if not alert.get("message"):
+        told.append(f"value {words.amount(alert.get('value'))}")
+        told.append(f"threshold {words.amount(alert.get('threshold'))}")
     if words.figure(alert.get("n")) is not None:
         told.append(f"n {words.count(alert['n'])}")
     window = alert.get("window")
@@ -105,16 +142,18 @@ def numbers(alert: api.Json) -> str:
     return " · ".join(told)
 
 
-def controls(alert: api.Json) -> None:
-    number = str(alert.get("id"))
-    if st.button(
-        "Acknowledge",
-        key=f"ack_{number}",
-        disabled=bool(alert.get("acknowledged")),
-        width="stretch",
-    ) and actions.done("Acknowledged.", api.acknowledge_alert, number):
+def acknowledge(alert: api.Json) -> None:
+    number, known = str(alert.get("id")), bool(alert.get("acknowledged"))
+    title = "Acknowledged" if known else "Acknowledge"
+    if st.button(title, key=f"ack_{number}", disabled=known, type="tertiary") and actions.done(
+        "Acknowledged.", api.acknowledge_alert, number
+    ):
         st.rerun()
-    with st.popover("Mute", width="stretch"), st.form(f"mute_{number}", border=False):
+
+
+def silence(alert: api.Json) -> None:
+    number = str(alert.get("id"))
+    with st.popover("Mute", type="tertiary"), st.form(f"mute_{number}", border=False):
         length = st.selectbox("For", list(MUTES), key=f"mute_for_{number}")
         reason = st.text_input("Reason", key=f"mute_why_{number}")
         until = address.rfc3339(frame.now() + timedelta(hours=MUTES[length]))

@@ -4,9 +4,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import address, api, charts, frame, shapes, watching, words
+from dashboard import api, charts, frame, shapes, watching, words
 
 MOST_WINDOWS, MOST_COLUMNS = 60, 40
+WITHIN, LEAST_P = 0.99, 0.001
+JUDGED = ("ok", "drifted")
 
 
 def main() -> None:
@@ -39,23 +41,23 @@ def main() -> None:
 def show(
     table: str, columns: list[api.Json], windows: list[Any], places: list[int], found: int
 ) -> None:
-    ranked = sorted(columns, key=lambda c: (c.get("rank") or 10**6, str(c.get("name"))))
-    grid = {str(c.get("name")): cells_of(c, windows) for c in ranked}
+    grid = {str(c.get("name")): cells_of(c, windows) for c in sorted(columns, key=place_of)}
     headline(grid, windows, places)
     if found > len(places):
         st.caption(
             f"The newest {len(places)} of {found} windows; narrow the range above for others."
         )
-    shown = [str(c.get("name")) for c in ranked][:MOST_COLUMNS]
+    shown = list(grid)[:MOST_COLUMNS]
     figure = shapes.heat_map(
         shown,
         [short(windows[p]) for p in places],
-        [[effect(grid[name].get(p)) for p in places] for name in shown],
+        [[shade(grid[name].get(p)) for p in places] for name in shown],
         [[told(grid[name].get(p)) for p in places] for name in shown],
     )
     st.caption(
-        "Colour and number: distance over its threshold, 1 = at the limit; worst column first. "
-        "A dot is no answer. Click a cell to open its column."
+        "Colour and number: distance over its threshold where it drifted; worst column first. Pale "
+        "is within what the limit and the baseline's own windows allow, a dot is no answer. Click "
+        "a cell to open its column."
     )
     event = st.plotly_chart(
         figure,
@@ -66,6 +68,12 @@ def show(
     )
     column, place = choose(event, shown, windows, places, grid)
     detail(table, column, place, grid[column], windows, places)
+
+
+def place_of(column: api.Json) -> tuple[bool, int, str]:
+    """Columns that drifted first, then as the server ranks them."""
+    drifted = any(cell.get("status") == "drifted" for cell in column.get("cells") or [])
+    return not drifted, int(column.get("rank") or 10**6), str(column.get("name"))
 
 
 def cells_of(column: api.Json, windows: list[Any]) -> dict[int, api.Json]:
@@ -84,6 +92,15 @@ def effect(cell: api.Json | None) -> float | None:
     return words.figure((cell or {}).get("effect"))
 
 
+def shade(cell: api.Json | None) -> float | None:
+    """The effect as it is coloured: what is judged as no drift stays below the limit, however far
+    the distance, since the baseline's own windows go as far."""
+    found = effect(cell)
+    if found is None or (cell or {}).get("status") == "drifted":
+        return found
+    return min(found, WITHIN)
+
+
 def told(cell: api.Json | None) -> str:
     if cell is None:
         return "no rows"
@@ -100,8 +117,9 @@ def short(window: list[Any]) -> str:
 
 
 def headline(grid: dict[str, dict[int, api.Json]], windows: list[Any], places: list[int]) -> None:
-    """The newest window in one sentence."""
-    last = places[-1]
+    """The newest window that could be judged, in one sentence."""
+    newest = newest_judged(list(grid.values()), places)
+    last = places[-1] if newest is None else newest
     cells = {name: cells[last] for name, cells in grid.items() if last in cells}
     drifted = [name for name, cell in cells.items() if cell.get("status") == "drifted"]
     rows = max((words.figure(c.get("n")) or 0 for c in cells.values()), default=0)
@@ -118,6 +136,12 @@ def headline(grid: dict[str, dict[int, api.Json]], windows: list[Any], places: l
         st.success(words.plain(f"{said}no column drifted."), icon=":material/check_circle:")
     else:
         st.info(words.plain(f"{said}too few to judge."), icon=":material/hourglass_empty:")
+
+
+def newest_judged(columns: list[dict[int, api.Json]], places: list[int]) -> int | None:
+    """The newest window in which a column has an answer."""
+    judged = {p for cells in columns for p, cell in cells.items() if cell.get("status") in JUDGED}
+    return max((p for p in places if p in judged), default=None)
 
 
 def choose(
@@ -141,7 +165,8 @@ def choose(
     column = left.selectbox("Column", names, key="drift_column", on_change=_chose_column)
     having = [p for p in places if p in grid[column]] or places
     if st.session_state.get("drift_window") not in having:
-        st.session_state["drift_window"] = having[-1]
+        newest = newest_judged([grid[column]], having)
+        st.session_state["drift_window"] = having[-1] if newest is None else newest
     place = right.selectbox(
         "Window", having[::-1], format_func=lambda p: words.window(windows[p]), key="drift_window"
     )
@@ -176,9 +201,8 @@ def detail(
     if words.figure(cell.get("null_share")) is not None:
         facts.append(f"{words.percent(cell['null_share'])} of the rows are null")
     if words.figure(cell.get("pvalue")) is not None:
-        facts.append(
-            f"p {words.amount(cell['pvalue'])} (at many rows every small change has a small p)"
-        )
+        p = words.amount(cell["pvalue"]) if cell["pvalue"] >= LEAST_P else f"below {LEAST_P}"
+        facts.append(f"p {p} (at many rows every small change has a small p)")
     st.caption(words.plain("; ".join(facts)))
     left, right = st.columns(2)
     with left:
@@ -235,7 +259,14 @@ def over_time(
             values.append(effect(cells.get(place)))
             cell = cells.get(place) or {}
             notes.append(f"({cell.get('metric') or 'no answer'}, n {words.count(cell.get('n'))})")
-    line = charts.Line(column, times, values, charts.CURRENT, notes=notes)
+    line = charts.Line(
+        column,
+        times,
+        values,
+        charts.CURRENT,
+        notes=notes,
+        points=[dot(cells.get(p)) for p in places],
+    )
     figure = charts.lines(
         [line],
         "distance over threshold",
@@ -244,8 +275,14 @@ def over_time(
     )
     figure.update_layout(showlegend=False)
     st.plotly_chart(figure, config=charts.CONFIG, key="drift_over_time")
-    newest = address.rfc3339(times[-1]) if times else None
-    st.caption(f"Start of each window, UTC; newest {words.clock(newest)}.")
+    st.caption(
+        "Start of each window, UTC. Red: drifted. A blue point over the limit is no drift: the "
+        "baseline's own windows go as far."
+    )
+
+
+def dot(cell: api.Json | None) -> str:
+    return charts.BAD if (cell or {}).get("status") == "drifted" else charts.CURRENT
 
 
 main()

@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard import actions, address, api, charts, frame, words
 
 MOST_ITEMS, MOST_ROWS = 12, 10
+MOST_ALIKE, MOST_NAMES = 2, 6
 SIGNS: dict[str, tuple[frame.Tint, str, str]] = {
     "critical": ("red", ":material/error:", "critical"),
     "warning": ("orange", ":material/warning:", "warning"),
@@ -59,13 +60,41 @@ def inbox(items: list[api.Json], has_endpoints: bool) -> None:
                 icon=":material/check_circle:",
             )
         return
-    for place, item in enumerate(items[:MOST_ITEMS]):
-        entry(item, place)
-    if len(items) > MOST_ITEMS:
-        st.caption(f"{len(items) - MOST_ITEMS} more: see Alerts and Recommendations.")
+    shown = gathered(items)
+    for item in shown[:MOST_ITEMS]:
+        entry(item)
+    if len(shown) > MOST_ITEMS:
+        st.caption(f"{len(shown) - MOST_ITEMS} more: see Alerts and Recommendations.")
 
 
-def entry(item: api.Json, place: int) -> None:
+def gathered(items: list[api.Json]) -> list[api.Json]:
+    """Items of one kind, severity and place become one where they are more than a few."""
+    groups: dict[tuple[str, ...], list[api.Json]] = {}
+    for item in items:
+        key = tuple(str(item.get(field)) for field in ("kind", "severity", "link"))
+        groups.setdefault(key, []).append(item)
+    found = []
+    for group in groups.values():
+        found += [together(group)] if len(group) > MOST_ALIKE else group
+    return found
+
+
+def together(group: list[api.Json]) -> api.Json:
+    """One item for many: how many, of what, and the first names."""
+    first = group[0]
+    owner, _, _ = str(first.get("title")).partition(": ")
+    names = [str(item.get("title")).partition(": ")[2] or str(item.get("title")) for item in group]
+    listed = ", ".join(names[:MOST_NAMES]) + (" …" if len(names) > MOST_NAMES else "")
+    kind = KINDS.get(str(first.get("kind")), "note")
+    times = [str(item["time"]) for item in group if item.get("time")]
+    return first | {
+        "title": f"{owner}: {words.several(len(group), kind)}",
+        "text": listed,
+        "time": max(times, default=None),
+    }
+
+
+def entry(item: api.Json) -> None:
     tint, icon, word = SIGNS.get(str(item.get("severity")), SIGNS["info"])
     kind = str(item.get("kind"))
     with st.container(border=True):
@@ -101,7 +130,7 @@ def row(endpoint: api.Json) -> None:
             ("req/s", words.amount(endpoint.get("requests_per_second"))),
             ("p99", words.amount(endpoint.get("p99_ms"), "ms")),
             ("errors", words.percent(endpoint.get("error_rate"))),
-            ("worst drift", drift_words(drift)),
+            ("drift / limit", drift_words(drift)),
             ("labelled", words.percent(endpoint.get("label_coverage"))),
         ]
         for cell, (caption, value) in zip(cells, numbers, strict=True):
@@ -115,7 +144,7 @@ def drift_words(drift: api.Json) -> str:
     effect = words.figure(drift.get("effect"))
     if effect is None:
         return words.NOTHING
-    return f"{drift.get('column')} {effect:.1f} × limit"
+    return f"{drift.get('column')} {effect:.1f}×"
 
 
 def state(endpoint: api.Json) -> None:

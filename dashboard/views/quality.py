@@ -52,7 +52,7 @@ def show(name: str, series: list[api.Json], windows: list[Any], reply: api.Json)
     places = watching.choose_length(windows, "quality_length")
     inside = {(str(windows[p][0]), str(windows[p][1])) for p in places}
     metric = choose_metric(sorted({str(s["metric"]) for s in series}))
-    chosen = [s for s in series if s["metric"] == metric]
+    chosen = sorted((s for s in series if s["metric"] == metric), key=version_first)
     roles = champion_and_challenger(name)
     drawn = [line_of(s, inside, metric, roles) for s in chosen]
     drawn = [line for line in drawn if line.times]
@@ -67,11 +67,17 @@ def show(name: str, series: list[api.Json], windows: list[Any], reply: api.Json)
     figure = charts.lines(drawn, words.metric(metric), height=330, zero=False)
     st.plotly_chart(figure, config=charts.CONFIG, key="quality_lines")
     st.caption(
-        "Bands are 95 % intervals. A full line is the champion, a dashed one a challenger. Each "
+        "Bands are 95 % intervals. The full line is the champion, dashed ones are others. Each "
         "point is a window of requests; a late label changes the window of its request."
     )
     coverage(chosen, inside, reply)
     table(chosen, inside, metric)
+
+
+def version_first(series: api.Json) -> tuple[bool, str]:
+    """Versions by name, then all of them together."""
+    version = series.get("served_entity")
+    return version is None, str(version)
 
 
 def choose_metric(names: list[str]) -> str:
@@ -113,7 +119,7 @@ def line_of(
         times=[at for p in points if (at := words.moment(p["window"][0]))],
         values=[point_value(p) for p in points],
         colour=charts.colour(name) if series.get("served_entity") else charts.GREY,
-        dashed=roles.get(name) == "challenger",
+        dashed=bool(roles) and roles.get(name) != "champion",
         low=[words.figure(p.get("low")) for p in points],
         high=[words.figure(p.get("high")) for p in points],
         notes=[note(p) for p in points],
@@ -153,7 +159,7 @@ def value_words(point: api.Json, metric: str) -> str:
 def coverage(chosen: list[api.Json], inside: set[tuple[str, str]], reply: api.Json) -> None:
     """How complete the numbers are: share of answered rows with a label, and how late they come."""
     drawn, labelled, rows = [], 0.0, 0.0
-    for series in chosen:
+    for series in [s for s in chosen if s.get("served_entity")] or chosen:
         name = str(series.get("served_entity") or "all versions")
         points = [p for p in points_of(series, inside) if words.figure(p.get("rows"))]
         labelled += sum(words.figure(p.get("labelled")) or 0 for p in points)

@@ -73,6 +73,14 @@ def test_events_are_upright_marks_with_their_text() -> None:
     assert figure.data[-1].customdata[0][0] == "configuration &lt;2&gt;"
 
 
+def test_events_that_would_cover_each_other_are_one_mark() -> None:
+    line = charts.Line("all", DAYS, [1.0] * 5, "#0072B2")
+    marks = [charts.Event(DAYS[1] + timedelta(minutes=i), f"alert {i}") for i in range(9)]
+    figure = charts.lines([line], "ms", marks)
+    assert len(figure.layout.shapes) == 1
+    assert figure.data[-1].customdata[0][0].endswith("alert 5<br>and 3 more")
+
+
 def test_limits_are_dotted_and_said() -> None:
     line = charts.Line("temp", DAYS, [1.0] * 5, "#0072B2")
     figure = charts.lines([line], "distance", limits=[(1.0, "warning"), (2.0, "critical")])

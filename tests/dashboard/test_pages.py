@@ -246,6 +246,37 @@ def test_coverage_and_delay_of_labels_stand_beside_the_quality(opened: Any) -> N
     assert "half of the labels come within 4 h, 95 % within 7 h" in told
 
 
+def test_a_distance_that_the_baseline_reaches_itself_is_no_drift(
+    opened: Any, provider: Any
+) -> None:
+    cell = {
+        "window": standin.window(0),
+        "status": "ok",
+        "metric": "psi",
+        "value": 2.92,
+        "threshold": 0.2,
+        "effect": 14.6,
+        "n": 336,
+        "n_baseline": 80_316,
+        "text": "tailnum: PSI 2.92, limit 0.2, the baseline's own windows reach 3.1 (336 rows)",
+    }
+    column = {"name": "tailnum", "kind": "categorical", "rank": 1, "cells": [cell]}
+    provider.overrides["/drift"] = {"windows": [standin.window(0)], "columns": [column]}
+    told = said(opened("drift"))
+    assert "no column drifted" in told
+    assert "the baseline's own windows reach 3.1" in told
+
+
+def test_the_newest_window_with_an_answer_is_opened(opened: Any, provider: Any) -> None:
+    drift = standin.drift()
+    for column in drift["columns"]:
+        column["cells"][-1] |= {"status": "not_enough_data", "effect": None, "value": None}
+    provider.overrides["/drift"] = drift
+    app = opened("drift")
+    assert "16 Dec 2013 to 23 Dec 2013, 1,222 rows" in said(app)
+    assert "temp, 16 Dec 2013 to 23 Dec 2013" in said(app)
+
+
 # experiment
 
 
@@ -318,6 +349,21 @@ def test_a_new_rule_is_sent_whole(opened: Any, provider: Any) -> None:
     rule = provider.sent[-1][2]
     assert rule["endpoint"] == "flight-delay"
     assert rule["condition"] == {"operator": ">", "threshold": 0.0}
+
+
+def test_many_alerts_of_a_kind_are_one_item_and_one_group(opened: Any, provider: Any) -> None:
+    many = [
+        standin.alert("open") | {"id": f"a{i}", "metric": "drift", "column": f"c{i}"}
+        for i in range(9)
+    ]
+    provider.overrides["/alerts"] = {"alerts": many}
+    assert "flight-delay: drift** (9 alerts)" in said(opened("alerts"))
+    item = standin.overview()["inbox"][0]
+    items = [item | {"title": f"flight-delay: drift of c{i}"} for i in range(9)]
+    provider.overrides["/overview"] = standin.overview() | {"inbox": items}
+    told = said(opened("overview"))
+    assert "flight-delay: 9 alerts" in told
+    assert "drift of c0, drift of c1" in told
 
 
 # hostile input

@@ -101,10 +101,8 @@ class Counts:
         elif status >= 400:
             found.minute_4xx.add(second)
 
-    def text(
-        self, by_entity: Mapping[str, Mapping[Key, float]], totals: Mapping[str, float]
-    ) -> str:
-        """Everything, since the start, with these gauges (name -> value, or values by entity)."""
+    def text(self, by_entity: Mapping[str, Mapping[Key, float]]) -> str:
+        """Everything, since the start, with these gauges (name -> values by entity)."""
         lines = ["# TYPE inferlake_requests_total counter"]
         for key, found in self.by_entity.items():
             lines += [
@@ -121,8 +119,11 @@ class Counts:
         lines += self._histograms("inferlake_model_seconds", lambda found: found.model, 1)
         for name, values in by_entity.items():
             lines += _gauge(name, values)
-        for name, value in {**totals, "inferlake_unlogged_rows": self.unlogged.total()}.items():
-            lines += [f"# TYPE {name} gauge", _sample(name, value, {})]
+        lines.append("# TYPE inferlake_unlogged_requests_total counter")
+        lines += [
+            _sample("inferlake_unlogged_requests_total", count, {"table": table})
+            for table, count in self.unlogged.items()
+        ]
         return "\n".join(lines) + "\n"
 
     def export(self, endpoint: str, concurrency: Mapping[Key, float], second: int) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 import sqlalchemy as sa
 
-from capture import errors, logline, rows, wal
+from capture import errors, logline, meters, rows, wal
 from capture.settings import Settings
 from serving import access, state, wire
 from serving.gateway import admission, clerk, counts, replicas, routing
@@ -245,6 +245,14 @@ class DataPlane:
 
     # -- the log
 
+    def check_log(self) -> None:
+        """Raises LogFull, before a model works for nothing, where a full log refuses requests."""
+        if self.log.is_full and self.settings.wal_full_policy == "refuse":
+            raise errors.LogFull(
+                f"{self.log.backlog_bytes} bytes of requests wait to be recorded; the limit is "
+                f"{self.settings.wal_backlog_bytes}."
+            )
+
     def finished(self, call: "Call") -> None:
         """An answer is there: log and reply at the end of this turn, with all others."""
         if not self._finished:
@@ -301,17 +309,13 @@ class DataPlane:
             waiting[key], in_flight[key] = load.waiting, load.in_flight
         if endpoint is not None:
             return self.counts.export(endpoint, concurrency, int(self.now()))
-        return self.counts.text(
-            {
-                "inferlake_provisioned_concurrency": concurrency,
-                "inferlake_waiting_requests": waiting,
-                "inferlake_in_flight_requests": in_flight,
-            },
-            {
-                "inferlake_log_backlog_bytes": self.log.backlog_bytes,
-                "inferlake_log_dropped_rows": sum(self.log.dropped.values()),
-            },
-        )
+        gauges = {
+            "inferlake_provisioned_concurrency": concurrency,
+            "inferlake_waiting_requests": waiting,
+            "inferlake_in_flight_requests": in_flight,
+        }
+        logged = meters.text(meters.registry(self.log.readings))
+        return self.counts.text(gauges) + logged.decode()
 
 
 class Call:
@@ -372,6 +376,8 @@ class Call:
         self._route, self.capture = route, endpoint.capture
         if endpoint.stopped:
             raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
+        if self.capture is not None:
+            plane.check_log()
         if endpoint.rate_limits:
             plane.limits.admit(endpoint.id, endpoint.rate_limits, caller.user, now)
         self._body = _decoded(
@@ -458,6 +464,8 @@ class Call:
             self.dispatch()
         except errors.InferlakeError as error:
             self.refuse(error)
+        except Exception as error:  # noqa: BLE001  as in DataPlane.handle
+            self.fail(error)
 
     def refuse(self, error: errors.InferlakeError) -> None:
         """Answer with an error."""

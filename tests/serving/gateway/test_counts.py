@@ -15,7 +15,7 @@ def test_requests_are_counted_by_endpoint_entity_and_code():
     found = counts.Counts()
     for status in (200, 200, 503):
         found.record(KEY, status, 0, 1500)
-    told = samples(found.text({}, {}))
+    told = samples(found.text({}))
     labels = 'endpoint_name="e",served_entity_name="v1"'
     assert told[f'inferlake_requests_total{{{labels},code="200"}}'] == 2
     assert told[f'inferlake_requests_total{{{labels},code="503"}}'] == 1

@@ -119,8 +119,10 @@ def judge(
     own_maxima: Mapping[str, float] | None = None,
     minimum_rows: int = MINIMUM_ROWS,
 ) -> Judgement:
-    """Drifted if a distance exceeds its threshold, what chance gives among `columns` columns, and
-    the largest distance of the baseline's own windows. n, m: rows, nulls included."""
+    """Drifted if a distance exceeds its limit: the largest of its threshold, what chance gives
+    among `columns` columns, and the largest distance of the baseline's own windows. The effect is
+    the distance over that limit: above 1 drifted, from 2 on critical. n, m: rows, nulls included.
+    """
     if n < minimum_rows or m < minimum_rows:
         return Judgement("not_enough_data", reasons=[f"{n} and {m} rows; {minimum_rows} needed"])
     limits = {**THRESHOLDS, **(thresholds or {})}
@@ -135,20 +137,20 @@ def judge(
         if min(distance.n, distance.m) < minimum_rows:
             thin = True
             continue
-        effects[name] = distance.value / limit if limit > 0 else 0.0
         least = max(limit, chance(name, distance, columns), own.get(name, 0.0))
+        effects[name] = distance.value / least if least > 0 else 0.0
         by_chance = name == "null_share" and (distance.pvalue or 0.0) >= _alpha(columns)
         if distance.value > least and not by_chance:
             over[name] = effects[name]
     # One outlier moves the Wasserstein distance at will: it counts only beside another distance.
-    if set(over) == {"wasserstein_normed"}:
-        over = {}
-    if over:
-        metric = max(over, key=lambda name: over[name])
+    named = {name: effect for name, effect in over.items() if name != "wasserstein_normed"}
+    if named:
+        metric = max(named, key=lambda name: named[name])
         severity = "critical" if over[metric] >= 2 else "warning"
         reasons = [_reason(name, distances[name], limits[name]) for name in over]
         return Judgement("drifted", severity, metric, over[metric], reasons)
-    shaped = {name: effect for name, effect in effects.items() if name != "null_share"}
+    aside = ("null_share", "wasserstein_normed")
+    shaped = {name: effect for name, effect in effects.items() if name not in aside}
     if shaped:
         metric = max(shaped, key=lambda name: shaped[name])
         return Judgement("ok", None, metric, shaped[metric])

@@ -256,10 +256,10 @@ def test_a_tiny_shift_of_a_million_rows_is_no_drift() -> None:
 
 def test_a_real_shift_names_the_metric_and_how_far_it_is() -> None:
     rng = np.random.default_rng(7)
-    answer = judged(rng.normal(0.4, 1, 2_000), rng.normal(size=5_000))
+    answer = judged(rng.normal(0.8, 1, 2_000), rng.normal(size=5_000))
     assert (answer.status, answer.severity) == ("drifted", "critical")
-    assert answer.metric == "wasserstein_normed"
-    assert answer.effect_over_threshold == pytest.approx(4, abs=0.5)
+    assert answer.metric in ("ks", "psi")  # 0.31 over 0.1, 0.64 over 0.2
+    assert answer.effect_over_threshold == pytest.approx(3.2, abs=0.5)
     assert any(reason.startswith("ks 0.1") for reason in answer.reasons)
 
 

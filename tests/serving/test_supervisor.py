@@ -17,7 +17,8 @@ from serving import state, supervisor
 
 def up(data_dir, *arguments, **variables):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
-    env = {**clean, "INFERLAKE_DATA_DIR": str(data_dir), **variables}
+    ours = {"INFERLAKE_DATA_DIR": str(data_dir), "INFERLAKE_DASHBOARD_PORT": "0"}
+    env = {**clean, **ours, **variables}
     return subprocess.run(
         [sys.executable, "-m", "serving.supervisor", *arguments],
         env=env,

@@ -258,7 +258,7 @@ def test_a_real_shift_names_the_metric_and_how_far_it_is() -> None:
     rng = np.random.default_rng(7)
     answer = judged(rng.normal(0.8, 1, 2_000), rng.normal(size=5_000))
     assert (answer.status, answer.severity) == ("drifted", "critical")
-    assert answer.metric in ("ks", "psi")  # 0.31 over 0.1, 0.64 over 0.2
+    assert answer.metric in ("ks", "psi", "js_distance")  # 0.31, 0.56 and 0.32 of 0.1, 0.2, 0.1
     assert answer.effect_over_threshold == pytest.approx(3.2, abs=0.5)
     assert any(reason.startswith("ks 0.1") for reason in answer.reasons)
 

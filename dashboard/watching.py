@@ -7,6 +7,8 @@ import streamlit as st
 
 from dashboard import actions, address, api, frame, snippets, words
 
+BEAT_SECONDS = 2
+
 
 def monitor_of(name: str) -> api.Json | None:
     """The monitor of the endpoint's unpacked table; draws what to do where there is none."""
@@ -55,17 +57,44 @@ def strip(monitor: api.Json) -> None:
         "The refresh is under way; new numbers appear as it ends.", api.refresh, table
     ):
         st.rerun()
+    if under_way(monitor):
+        progress(table)
     if monitor.get("failure_message"):
         why = words.plain(monitor["failure_message"])
         st.error(f"The last refresh failed: {why}", icon=":material/error:")
 
 
+def under_way(monitor: api.Json) -> bool:
+    return (monitor.get("last_refresh") or {}).get("state") in ("PENDING", "RUNNING")
+
+
+@st.fragment(run_every=BEAT_SECONDS)
+def progress(table: str) -> None:
+    """How far the refresh is; when it has ended the page is drawn with its numbers."""
+    try:
+        found = api.monitors(frame.client()).get("monitors") or []
+    except api.ApiError:
+        return  # the dot above says that the server does not answer
+    monitor: api.Json = next((m for m in found if m.get("table") == table), {})
+    if not under_way(monitor):
+        st.rerun()
+    last = monitor["last_refresh"]
+    done = last.get("progress") or {}
+    files, all_files = words.figure(done.get("files_done")), words.figure(done.get("files"))
+    began = words.moment(last.get("start_time_ms"))
+    said = ["waits its turn" if last["state"] == "PENDING" else "runs"]
+    if files is not None and all_files:
+        said.append(f"{words.count(files)} of {words.several(all_files, 'file')}")
+    if began is not None:
+        said.append(words.duration((frame.now() - began).total_seconds()))
+    share = (files or 0) / all_files if all_files else 0.0
+    st.progress(min(share, 1.0), text=words.plain(f"The refresh {', '.join(said)}"))
+
+
 def refreshes(monitor: api.Json) -> list[str]:
     """When the numbers were made, and when they are made again."""
     last, found = monitor.get("last_refresh") or {}, []
-    if last.get("state") in ("PENDING", "RUNNING"):
-        found.append(f"a refresh is {str(last['state']).lower()}")
-    elif last.get("end_time_ms"):
+    if last.get("end_time_ms"):
         found.append(f"refreshed {words.ago(last['end_time_ms'], frame.now())}")
     if monitor.get("next_refresh"):
         found.append(f"next at {words.clock(monitor['next_refresh'])}")

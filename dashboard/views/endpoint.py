@@ -142,8 +142,9 @@ def entities(endpoint: api.Json) -> None:
                 about.append(f"size {entity['workload_size']}")
             st.markdown(f"**{words.plain(name)}**", width="content")
             st.caption(words.plain(" · ".join(about)), width="content")
-            if state.get("deployment_state_message"):
-                st.caption(words.plain(state["deployment_state_message"]), width="content")
+            message = str(state.get("deployment_state_message") or "")
+            if message.lower() != word:
+                st.caption(words.plain(message), width="content")
 
 
 def example(endpoint: api.Json) -> dict[str, Any]:

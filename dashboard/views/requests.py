@@ -247,8 +247,14 @@ def detail(request_id: str) -> None:
     looked_up = reply.get("looked_up")
     if looked_up:
         st.markdown("**Features as looked up**")
-        rows = [{"feature": name, "value": json.dumps(v)} for name, v in looked_up.items()]
+        rows = [{"feature": name, "value": per_row(v)} for name, v in looked_up.items()]
         st.dataframe(rows, hide_index=True, key="request_looked_up", width="content")
+
+
+def per_row(values: Any) -> str:
+    """A looked-up feature: its value, or one value per row of the request."""
+    alone = values[0] if isinstance(values, list) and len(values) == 1 else values
+    return words.NOTHING if alone is None else json.dumps(alone)
 
 
 def label_words(reply: api.Json) -> str:

@@ -1,6 +1,9 @@
 """Windows of one length, inside the range that the person chose."""
 
+from typing import Any
+
 from dashboard import watching
+from tests.dashboard import provider as standin
 
 
 def test_windows_are_told_apart_by_their_length() -> None:
@@ -20,6 +23,19 @@ def test_a_window_that_is_no_window_is_left_out() -> None:
     assert not watching.inside(["x", "y"], None, None)
 
 
-def test_the_state_of_refreshes_is_told() -> None:
-    assert watching.refreshes({"last_refresh": {"state": "RUNNING"}}) == ["a refresh is running"]
+def test_a_refresh_that_runs_shows_how_far_it_is(opened: Any, provider: Any) -> None:
+    last = {
+        "state": "RUNNING",
+        "start_time_ms": standin.now().timestamp() * 1000,
+        "progress": {"files": 4, "files_done": 1},
+    }
+    running = standin.MONITOR | {"last_refresh": last}
+    provider.overrides["/api/1.0/monitors"] = {"monitors": [running]}
+    app = opened("drift")
+    bar = app.get("progress")[0]
+    assert bar.value == 25
+    assert "1 of 4 files" in bar.text.replace("\\", "")
+
+
+def test_nothing_is_told_of_refreshes_that_never_were() -> None:
     assert watching.refreshes({}) == []

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from monitors import cli as monitors_cli
 from serving import console
 
 app = typer.Typer(
@@ -26,6 +27,9 @@ tables = typer.Typer(help="Recorded tables.", no_args_is_help=True)
 app.add_typer(token, name="token")
 app.add_typer(endpoints, name="endpoints")
 app.add_typer(tables, name="tables")
+app.add_typer(monitors_cli.monitors_app, name="monitors")
+app.add_typer(monitors_cli.alerts_app, name="alerts")
+app.add_typer(monitors_cli.webhooks_app, name="webhooks")
 
 DataDir = Annotated[
     Path | None,

@@ -193,6 +193,15 @@ def test_help_loads_nothing_heavy():
     assert not loaded & {"pydantic", "sqlalchemy", "mlflow", "pandas", "polars", "deltalake"}
 
 
+@pytest.mark.parametrize("group", ["monitors", "alerts", "webhooks"])
+def test_commands_of_monitors_are_mounted(api, group):
+    calls, answers, env = api
+    answers["GET", f"/api/1.0/{group}"] = (200, {group: []})
+    done = inferlake(group, "list", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls[0][1].startswith(f"/api/1.0/{group}")
+
+
 def test_doctor_says_what_is_missing(tmp_path):
     done = inferlake("doctor", "--data-dir", str(tmp_path / "nowhere"))
     assert done.returncode == 1

@@ -8,18 +8,16 @@ the endpoint's log *before* its reply goes out; rows of one turn are written tog
 import asyncio
 import random
 import time
-import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import msgspec
 import orjson
 import sqlalchemy as sa
 
 from capture import errors, logline, meters, rows, wal
 from capture.settings import Settings
 from serving import access, state, wire
-from serving.gateway import admission, clerk, counts, replicas, routing
+from serving.gateway import admission, bodies, clerk, counts, replicas, routing, twin
 
 log = logline.logger(__name__)
 
@@ -27,38 +25,6 @@ TICK_SECONDS = 0.05
 TICKS_PER_EXPIRE, TICKS_PER_DEMAND = 5, 20
 MOST_RECENT_IDS = 200_000
 DAY_NS = 86_400_000_000_000
-
-_CONTENT_TYPES = {
-    "": wire.JSON,
-    "application/json": wire.JSON,
-    "text/csv": wire.CSV,
-    "application/x-parquet": wire.PARQUET,
-    "application/vnd.apache.parquet": wire.PARQUET,
-}
-_JSON_HEADER = (b"content-type", b"application/json")
-
-Headers = Sequence[tuple[bytes, bytes]]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Request(NamedTuple):
-    """A whole request. `target`: path as sent, without query; header names in lower case; `peer`:
-    the client's address."""
-
-    target: bytes
-    headers: Headers
-    body: bytes
-    peer: str
-
-
-class Reply(NamedTuple):
-    """What goes back. Without `content-length` and what belongs to the connection."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class RecentIds:
@@ -177,7 +143,7 @@ class DataPlane:
 
     # -- requests
 
-    def handle(self, request: Request, reply: Callable[[Reply], None]) -> "Call":
+    def handle(self, request: twin.Request, reply: Callable[[twin.Reply], None]) -> "Call":
         """Answer a request; `reply` is called once, unless the call is cancelled."""
         call = Call(self, request, reply)
         try:
@@ -189,43 +155,15 @@ class DataPlane:
             call.fail(error)
         return call
 
-    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """The safe twin: the same request through plain ASGI."""
-        body = await _whole_body(receive, self.settings.max_body_bytes)
-        if body is None:
-            await _send_reply(send, self.body_too_large())
-            return
-        replied: asyncio.Future[Reply] = self._loop.create_future()
-        client = scope.get("client")
-        request = Request(
-            scope.get("raw_path") or scope["path"].encode(),
-            scope["headers"],
-            body,
-            client[0] if client else "",
-        )
-        call = self.handle(request, lambda r: None if replied.done() else replied.set_result(r))
-        gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(receive))
-        either: set[asyncio.Future[Any]] = {replied, gone}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not replied.done():
-                call.cancel()
-                return
-            await _send_reply(send, replied.result())
-        finally:
-            gone.cancel()
-
-    def body_too_large(self) -> Reply:
-        """The answer to a body over the limit, after which the connection is closed."""
-        error = errors.BadRequest(f"Body over {self.settings.max_body_bytes} bytes.")
-        found = refusal(error)
-        return Reply(found.status, [*found.headers, (b"connection", b"close")], found.body)
+        await twin.answer(self, scope, receive, send)
 
     def content_type(self, header: bytes) -> int:
         """The wire's number of a Content-Type header. Raises BadRequest."""
         found = self._content_types.get(header)
         if found is None:
-            found = _content_type(header.decode("latin-1"))
+            found = bodies.content_type(header.decode("latin-1"))
             if len(self._content_types) < 1_000:
                 self._content_types[header] = found
         return found
@@ -327,13 +265,15 @@ class Call:
         "_response", "_route", "_source", "_status", "_time_ns", "capture",
     )  # fmt: skip
 
-    def __init__(self, plane: DataPlane, request: Request, reply: Callable[[Reply], None]) -> None:
+    def __init__(
+        self, plane: DataPlane, request: twin.Request, reply: Callable[[twin.Reply], None]
+    ) -> None:
         self._time_ns = time.time_ns()
         self._begun = time.perf_counter_ns()
         self._plane = plane
         self._request = request
-        self._reply: Callable[[Reply], None] | None = reply
-        self._number = _request_number(self._time_ns, plane.random)
+        self._reply: Callable[[twin.Reply], None] | None = reply
+        self._number = bodies.request_number(self._time_ns, plane.random)
         self._body = request.body
         self._headers: dict[bytes, bytes] = {}
         self._caller: access.Caller | None = None
@@ -365,7 +305,7 @@ class Call:
             self._time_ns // 1_000_000,
             now,
         )
-        endpoint_name, self._entity_name = table.targets.get(request.target) or _named(
+        endpoint_name, self._entity_name = table.targets.get(request.target) or bodies.named(
             request.target
         )
         route = table.routes.get(endpoint_name)
@@ -380,7 +320,7 @@ class Call:
             plane.check_log()
         if endpoint.rate_limits:
             plane.limits.admit(endpoint.id, endpoint.rate_limits, caller.user, now)
-        self._body = _decoded(
+        self._body = bodies.decoded(
             request.body, headers.get(b"content-encoding"), plane.settings.max_body_bytes
         )
         self._content_type = plane.content_type(headers.get(b"content-type", b""))
@@ -416,7 +356,7 @@ class Call:
         if self._content_type != wire.JSON:
             return None
         if key == "client_request_id":
-            return _sides(self._body).client_request_id
+            return bodies.sides(self._body).client_request_id
         try:
             return routing.key_in_body(orjson.loads(self._body), key)
         except orjson.JSONDecodeError:
@@ -519,7 +459,7 @@ class Call:
             return
         request_id = self.request_id.encode()
         headers = [
-            _JSON_HEADER,
+            twin.JSON_HEADER,
             (b"x-request-id", request_id),
             (b"databricks-request-id", request_id),
         ]
@@ -529,7 +469,7 @@ class Call:
             retry_after = (self._error.retry_after if self._error else None) or 1
             headers.append((b"retry-after", b"%d" % retry_after))
         try:
-            reply(Reply(self._status, headers, self._response))
+            reply(twin.Reply(self._status, headers, self._response))
         except Exception as error:  # noqa: BLE001  one client's connection, not the others'
             log.error("reply_failed", request=self.request_id, error=str(error))
 
@@ -569,8 +509,8 @@ class Call:
             client_id = answer.client_request_id
             usage = None if answer.usage_context is None else orjson.loads(answer.usage_context)
         else:
-            sides = _sides(self._body) if self._content_type == wire.JSON else _NO_SIDES
-            client_id, usage = sides.client_request_id, _checked_usage(sides.usage_context)
+            sides = bodies.sides(self._body) if self._content_type == wire.JSON else bodies.NO_SIDES
+            client_id, usage = sides.client_request_id, bodies.checked_usage(sides.usage_context)
         entity = None if choice is None else choice.entity
         content_type = self._headers.get(b"content-type")
         return rows.Payload(
@@ -607,133 +547,5 @@ class Call:
         )
 
 
-def refusal(error: errors.InferlakeError) -> Reply:
-    """A reply that tells an error, for what never became a call."""
-    headers = [_JSON_HEADER]
-    headers += [
-        (name.lower().encode(), value.encode()) for name, value in errors.headers(error).items()
-    ]
-    return Reply(error.status, headers, orjson.dumps(errors.envelope(error)))
-
-
 def _revealed(secret: Any) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _request_number(time_ns: int, source: random.Random) -> int:
-    """A UUIDv7 as a number: 48 bits of unix ms, version, 12 random bits, variant, 62 random bits
-    (names.uuid7, without an object per request)."""
-    high = (time_ns // 1_000_000 << 16) | 0x7000 | source.getrandbits(12)
-    return high << 64 | 0x8000000000000000 | source.getrandbits(62)
-
-
-def _named(target: bytes) -> tuple[str, str | None]:
-    """Endpoint and entity in a path that no route of the table has. Raises RouteNotFound."""
-    parts = target.decode("latin-1").split("/")
-    if len(parts) == 4 and parts[1] == "serving-endpoints" and parts[3] == "invocations":
-        return parts[2], None
-    if len(parts) == 6 and parts[3] == "served-models" and parts[5] == "invocations":
-        return parts[2], parts[4]
-    raise errors.RouteNotFound(f"No route POST {target.decode('latin-1')[:200]}")
-
-
-def _content_type(header: str) -> int:
-    name, *parameters = (part.strip() for part in header.split(";"))
-    found = _CONTENT_TYPES.get(name.lower())
-    if found is None:
-        offered = "application/json, text/csv and application/x-parquet"
-        raise errors.BadRequest(f"Content-Type '{name[:100]}' is not supported; {offered} are.")
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        value = value.strip('"').lower()
-        if key.lower() == "charset" and value not in ("utf-8", "utf8"):
-            raise errors.BadRequest(f"Charset '{value[:50]}' is not supported; utf-8 is.")
-    return found
-
-
-def _decoded(body: bytes, encoding: bytes | None, most_bytes: int) -> bytes:
-    """The body without its Content-Encoding. Raises BadRequest."""
-    if encoding is None:
-        return body
-    name = encoding.decode("latin-1").strip().lower()
-    if name in ("", "identity"):
-        return body
-    if name not in ("gzip", "x-gzip"):
-        raise errors.BadRequest(
-            f"Content-Encoding '{name[:50]}' is not supported; gzip and identity are."
-        )
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        found = unpacker.decompress(body, most_bytes + 1)
-    except zlib.error:
-        raise errors.BadRequest("Body is not valid gzip.") from None
-    if len(found) > most_bytes:
-        raise errors.BadRequest(f"Body over {most_bytes} bytes.")
-    if not unpacker.eof or unpacker.unused_data:
-        raise errors.BadRequest("Body is not valid gzip: cut off, or more than one member.")
-    return found
-
-
-class _Sides(msgspec.Struct):
-    """The side fields at the top level of a body; everything else is skipped."""
-
-    client_request_id: str | None = None
-    usage_context: dict[str, str] | None = None
-
-
-class _ClientId(msgspec.Struct):
-    client_request_id: str | None = None
-
-
-_NO_SIDES = _Sides()
-_decode_sides = msgspec.json.Decoder(_Sides).decode
-_decode_client_id = msgspec.json.Decoder(_ClientId).decode
-
-
-def _sides(body: bytes) -> _Sides:
-    """Side fields, as far as the body lets itself be read."""
-    if b"client_request_id" not in body and b"usage_context" not in body:
-        return _NO_SIDES
-    try:
-        return _decode_sides(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        pass
-    try:
-        return _Sides(_decode_client_id(body).client_request_id)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return _NO_SIDES
-
-
-def _checked_usage(usage: Mapping[str, str] | None) -> dict[str, str] | None:
-    """A refused request's usage context, if it is of a size to be kept."""
-    if not usage or len(usage) > 64 or any(len(k) + len(v) > 512 for k, v in usage.items()):
-        return None
-    return dict(usage)
-
-
-async def _whole_body(receive: Receive, most_bytes: int) -> bytes | None:
-    """The body, or None as soon as it is too large."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b"".join(parts)
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most_bytes:
-            return None
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send_reply(send: Send, reply: Reply) -> None:
-    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from capture import errors, logline
-from serving.gateway import invoke
+from serving.gateway import invoke, twin
 
 log = logline.logger(__name__)
 
@@ -236,13 +236,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self._busy = True
         self._keep = self.parser.should_keep_alive()
         peer = self.client[0] if self.client else ""
-        call = self.plane.handle(invoke.Request(self.url, self.headers, body, peer), self._answer)
+        call = self.plane.handle(twin.Request(self.url, self.headers, body, peer), self._answer)
         if self._busy:
             self._call = call
 
     # -- bytes out
 
-    def _answer(self, reply: invoke.Reply) -> None:
+    def _answer(self, reply: twin.Reply) -> None:
         """Write the reply to the query that is under way."""
         self._call = None
         self._busy = False
@@ -259,7 +259,7 @@ class GatewayProtocol(HttpToolsProtocol):
         elif not self._in_message:
             self._deadline = self.loop.time() + self._idle_seconds
 
-    def _write(self, reply: invoke.Reply, keep: bool) -> None:
+    def _write(self, reply: twin.Reply, keep: bool) -> None:
         content = [STATUS_LINE[reply.status]]
         for name, value in self.server_state.default_headers:
             content += (name, b": ", value, b"\r\n")
@@ -289,7 +289,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if under_way:
             self.cycle.keep_alive = False
             return
-        self._write(invoke.refusal(error), keep=False)
+        self._write(twin.refusal(error), keep=False)
 
     def _refuse_body(self) -> None:
         self._refuse(errors.BadRequest(f"Body over {self._max_body_bytes} bytes."))

@@ -7,6 +7,7 @@ unreadable, the folder costs a full read, no more.
 """
 
 import contextlib
+import functools
 import os
 import uuid
 from collections import OrderedDict
@@ -86,7 +87,8 @@ class WindowKey(NamedTuple):
 class Manifest:
     """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
     `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
-    baseline rows that the profile table holds."""
+    baseline rows that the profile table holds; `filled`: version and column wherever a version ever
+    had a value in it."""
 
     fingerprint: str
     files: list[str] = field(default_factory=list)
@@ -97,6 +99,7 @@ class Manifest:
     windows: dict[str, str] = field(default_factory=dict)
     ahead: str | None = None
     baseline_rows: str | None = None
+    filled: list[list[str]] = field(default_factory=list)
     format: int = FORMAT
 
 
@@ -110,12 +113,14 @@ class Kept:
         self.manifest = found if found is not None and fits else Manifest(fingerprint)
         self.memory: OrderedDict[WindowKey, dict[Group, Profile]] = OrderedDict()
         self.changed: dict[WindowKey, dict[Group, Profile]] = {}
+        self.filled = {(version, column) for version, column in self.manifest.filled}
 
     def forget(self) -> None:
         """Begin anew; the folder is cleaned by the next `save`."""
         self.manifest = Manifest(self.manifest.fingerprint)
         self.memory.clear()
         self.changed.clear()
+        self.filled.clear()
 
     def keys(self, granularity: str | None) -> list[WindowKey]:
         """Known windows of a granularity, oldest first."""
@@ -143,6 +148,26 @@ class Kept:
         self.memory.move_to_end(key)
         while len(self.memory) > WINDOWS_IN_MEMORY:
             self.memory.popitem(last=False)
+
+    def judged(self, key: WindowKey) -> dict[Group, Profile] | None:
+        """Profiles of a window as they are judged: of all versions together, a column holds the
+        rows of those versions that have it. A version that never had a value in a column does not
+        use it; its rows are no missing values."""
+        window = self.window(key)
+        if window is None:
+            return None
+        users: dict[str, list[Profile]] = {}
+        for (version, column), one in window.items():
+            if version is not None and (version, column) in self.filled:
+                users.setdefault(column, []).append(one)
+        shown = {
+            (version, column): one
+            for (version, column), one in window.items()
+            if version is None or (version, column) in self.filled or column not in users
+        }
+        for column, ones in users.items():
+            shown[None, column] = functools.reduce(profile.merge, ones)
+        return shown
 
     def add(self, key: WindowKey, profiles: Mapping[Group, Profile]) -> None:
         """Merge profiles of more rows into a window."""
@@ -187,6 +212,7 @@ class Kept:
         self.manifest.clock = taken.clock.isoformat() if taken.clock else None
         self.manifest.columns = {name: asdict(column) for name, column in columns.items()}
         self.manifest.kept_columns = kept_columns
+        self.manifest.filled = sorted(list(group) for group in self.filled)
         replace_file(self.folder / MANIFEST, orjson.dumps(asdict(self.manifest)))
         self._clean()
 

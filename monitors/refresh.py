@@ -250,7 +250,7 @@ def _before(key: kept.WindowKey) -> list[kept.WindowKey]:
 
 
 def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Comparison]:
-    window = known.kept.window(key) or {}
+    window = known.kept.judged(key) or {}
     window = {g: one for g, one in window.items() if known.columns[g[1]].watched}
     found: list[comparisons.Comparison] = []
     if known.baseline is not None and known.baseline.profiles:
@@ -260,7 +260,7 @@ def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Compa
         before = earlier[-1] if earlier else None
     else:
         before = key.previous
-    previous = known.kept.window(before) if before is not None else None
+    previous = known.kept.judged(before) if before is not None else None
     if before is not None and previous is not None:
         found += comparisons.with_previous(
             key, window, before, previous, known.shape, known.columns

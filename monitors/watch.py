@@ -259,6 +259,8 @@ class Watch:
                 found[None, name] = one if whole is None else profile.merge(whole, one)
                 if version is not None:
                     found[version, name] = one
+                    if one.values_count:
+                        self.kept.filled.add((version, name))
         except PROFILE_FAILURES as error:
             # A column that cannot be profiled is left out, and the others go on.
             reason = f"it could not be profiled: {type(error).__name__}"

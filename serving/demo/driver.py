@@ -37,8 +37,9 @@ class Replay:
 
 
 def request_id(flight_id: int) -> str:
-    """The `client_request_id` of a flight: what the split is drawn by, and labels are joined by."""
-    return f"flight-{flight_id}"
+    """The `client_request_id` of a flight, its row in the package's file counted from 1: what the
+    split is drawn by, and labels are joined by."""
+    return f"flight-{flight_id + 1}"
 
 
 def bodies(rows: pl.DataFrame) -> list[bytes]:

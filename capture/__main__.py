@@ -165,7 +165,7 @@ def _finish(one: committer.Committer) -> None:
 
 def main() -> None:
     """`python -m capture`."""
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -376,7 +376,7 @@ def _wait_for_lock(settings: Settings) -> int:
 
 def main() -> None:
     """The child process: until standard input ends."""
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the committer ends us, after its own last work
     inbox = Inbox()

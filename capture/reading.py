@@ -168,7 +168,7 @@ def serve(operations: Mapping[str, Operation], settings: Settings | None = None)
     """The child: answer questions from standard input until the parent closes it.
 
     settings: by default those of the environment."""
-    known = settings or Settings()  # type: ignore[call-arg]
+    known = settings or Settings()
     connection = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

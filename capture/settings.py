@@ -14,67 +14,97 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INFERLAKE_", frozen=True, populate_by_name=True)
 
     # where things are
-    data_dir: Path = Field(Path("inferlake-data"), description="Everything inferlake keeps.")
-    url: str = Field("http://127.0.0.1:8000", description="Server that the commands talk to.")
-    token: SecretStr | None = Field(None, description="Bearer token that the commands send.")
+    data_dir: Path = Field(
+        default=Path("inferlake-data"), description="Everything inferlake keeps."
+    )
+    url: str = Field(
+        default="http://127.0.0.1:8000", description="Server that the commands talk to."
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Bearer token that the commands send."
+    )
     admin_token: SecretStr | None = Field(
-        None, description="Bootstrap administrator's token; without it `up` makes one."
+        default=None, description="Bootstrap administrator's token; without it `up` makes one."
     )
     service_token: SecretStr | None = Field(
-        None, description="Token of inferlake's own processes; made by `up` at every start."
+        default=None, description="Token of inferlake's own processes; made by `up` at every start."
     )
-    host: str = Field("127.0.0.1", description="Address that the servers bind.")
-    port: int = Field(8000, ge=0, le=65535, description="Port of the API.")
-    dashboard_port: int = Field(8501, ge=0, le=65535, description="Port of the dashboard.")
+    host: str = Field(default="127.0.0.1", description="Address that the servers bind.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the API.")
+    dashboard_port: int = Field(default=8501, ge=0, le=65535, description="Port of the dashboard.")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the state; default: SQLite in the data directory."
+        default=None,
+        description="SQLAlchemy URL of the state; default: SQLite in the data directory.",
     )
     tables_uri: str | None = Field(
-        None, description="Where Delta tables live; default: `tables` in the data directory."
+        default=None,
+        description="Where Delta tables live; default: `tables` in the data directory.",
     )
     mlflow_tracking_uri: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
         description="MLflow server; default: SQLite and files in the data directory.",
     )
-    backend: str = Field("local", pattern="^(local|ray)$", description="Where replicas run.")
+    backend: str = Field(
+        default="local", pattern="^(local|ray)$", description="Where replicas run."
+    )
 
     # limits of requests
-    max_body_bytes: int = Field(16 * MIB, gt=0, description="Largest body of a custom model.")
-    max_answer_bytes: int = Field(64 * MIB, gt=0, description="Largest answer of a model.")
-    max_headers_bytes: int = Field(65_536, gt=0, description="All headers together.")
-    header_timeout_seconds: float = Field(10, gt=0, description="Time to send the headers.")
-    body_timeout_seconds: float = Field(60, gt=0, description="Time to send the body.")
-    keep_alive_seconds: float = Field(75, gt=0, description="Life of an idle connection.")
-    model_timeout_seconds: float = Field(297, gt=0, description="Time for the model; then 504.")
-    queue_timeout_seconds: float = Field(30, gt=0, description="Longest wait in line; then 503.")
-    queue_length: int = Field(
-        0, ge=0, description="Waiting requests per entity; 0: 32 x concurrency, at least 256."
+    max_body_bytes: int = Field(
+        default=16 * MIB, gt=0, description="Largest body of a custom model."
     )
-    drain_seconds: float = Field(310, gt=0, description="Longest drain at SIGTERM.")
-    failed_logins_per_minute: int = Field(20, ge=1, description="Wrong tokens per address.")
-    plain_asgi: bool = Field(False, description="Send all requests through plain ASGI.")
+    max_answer_bytes: int = Field(default=64 * MIB, gt=0, description="Largest answer of a model.")
+    max_headers_bytes: int = Field(default=65_536, gt=0, description="All headers together.")
+    header_timeout_seconds: float = Field(default=10, gt=0, description="Time to send the headers.")
+    body_timeout_seconds: float = Field(default=60, gt=0, description="Time to send the body.")
+    keep_alive_seconds: float = Field(default=75, gt=0, description="Life of an idle connection.")
+    model_timeout_seconds: float = Field(
+        default=297, gt=0, description="Time for the model; then 504."
+    )
+    queue_timeout_seconds: float = Field(
+        default=30, gt=0, description="Longest wait in line; then 503."
+    )
+    queue_length: int = Field(
+        default=0,
+        ge=0,
+        description="Waiting requests per entity; 0: 32 x concurrency, at least 256.",
+    )
+    drain_seconds: float = Field(default=310, gt=0, description="Longest drain at SIGTERM.")
+    failed_logins_per_minute: int = Field(default=20, ge=1, description="Wrong tokens per address.")
+    plain_asgi: bool = Field(default=False, description="Send all requests through plain ASGI.")
 
     # replicas
-    worker_memory_bytes: int = Field(0, ge=0, description="0: by workload_type, 4/8/16 GiB.")
-    scale_to_zero_after_seconds: float = Field(1800, gt=0, description="Idle time to zero.")
+    worker_memory_bytes: int = Field(
+        default=0, ge=0, description="0: by workload_type, 4/8/16 GiB."
+    )
+    scale_to_zero_after_seconds: float = Field(default=1800, gt=0, description="Idle time to zero.")
     deployment_timeout_seconds: float = Field(
-        1800, gt=0, description="Longest time for a new entity to become ready."
+        default=1800, gt=0, description="Longest time for a new entity to become ready."
     )
 
     # the record
-    wal_seal_bytes: int = Field(16 * MIB, gt=0, description="Seal a log segment at this size.")
-    wal_seal_seconds: float = Field(0.25, gt=0, description="... or this long after its start.")
-    wal_backlog_bytes: int = Field(4096 * MIB, gt=0, description="Most uncommitted log bytes.")
-    wal_full_policy: str = Field(
-        "refuse", pattern="^(refuse|serve)$", description="What a full log does to requests."
+    wal_seal_bytes: int = Field(
+        default=16 * MIB, gt=0, description="Seal a log segment at this size."
     )
-    payload_cap_bytes: int = Field(MIB, gt=0, description="Longer payloads are logged as null.")
-    unpack_chunk_rows: int = Field(128_000, gt=0, description="Rows unpacked at once.")
+    wal_seal_seconds: float = Field(
+        default=0.25, gt=0, description="... or this long after its start."
+    )
+    wal_backlog_bytes: int = Field(
+        default=4096 * MIB, gt=0, description="Most uncommitted log bytes."
+    )
+    wal_full_policy: str = Field(
+        default="refuse",
+        pattern="^(refuse|serve)$",
+        description="What a full log does to requests.",
+    )
+    payload_cap_bytes: int = Field(
+        default=MIB, gt=0, description="Longer payloads are logged as null."
+    )
+    unpack_chunk_rows: int = Field(default=128_000, gt=0, description="Rows unpacked at once.")
 
     # the way out
     allow_private_upstreams: str = Field(
-        "loopback",
+        default="loopback",
         pattern="^(none|loopback|private)$",
         description="Private addresses that webhooks and providers may have.",
     )

@@ -222,7 +222,7 @@ class Process:
 
 
 def main() -> int:
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     for secret in (settings.service_token, settings.admin_token, settings.token):
         if secret is not None:
             logline.hide(secret.get_secret_value())

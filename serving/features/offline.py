@@ -95,7 +95,7 @@ class FeatureEngineeringClient:
     """Works on a data directory: the one of `settings`, by default of the environment."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()  # type: ignore[call-arg]
+        self.settings = settings or Settings()
 
     def create_table(
         self,

@@ -7,7 +7,7 @@ from serving.gateway import server
 
 def main() -> None:
     """Settings from the environment, then serve until SIGTERM."""
-    server.run(Settings(), app.build)  # type: ignore[call-arg]
+    server.run(Settings(), app.build)
 
 
 if __name__ == "__main__":

@@ -201,13 +201,20 @@ class DataPlane:
         finished, self._finished = self._finished, []
         groups: dict[state.CaptureView, list[tuple[Call, rows.Payload]]] = {}
         for call in finished:
-            row = call.row()
+            try:
+                row = call.row()
+            except Exception as error:  # noqa: BLE001  one request's fault is not its neighbours'
+                call.fail(error)
+                continue
             if row is not None and call.capture is not None:
                 groups.setdefault(call.capture, []).append((call, row))
         for capture, group in groups.items():
             self._log(capture, group)
         for call in finished:
-            call.send()
+            try:
+                call.send()
+            except Exception as error:  # noqa: BLE001  one client's connection, not the others'
+                log.error("reply_failed", request=call.request_id, error=str(error))
 
     def _log(self, capture: state.CaptureView, group: "list[tuple[Call, rows.Payload]]") -> None:
         """Write a group of rows; requests whose row cannot be written are refused instead."""
@@ -261,7 +268,7 @@ class Call:
 
     __slots__ = (
         "_answer", "_ask", "_begun", "_body", "_caller", "_choice", "_content_type",
-        "_entity_name", "_error", "_headers", "_number", "_plane", "_reply", "_request",
+        "_entity_name", "_error", "_headers", "_id", "_number", "_plane", "_reply", "_request",
         "_response", "_route", "_source", "_status", "_time_ns", "capture",
     )  # fmt: skip
 
@@ -284,6 +291,7 @@ class Call:
         self._ask: replicas.Ask | None = None
         self._answer: wire.Answer | None = None
         self._error: errors.InferlakeError | None = None
+        self._id: str | None = None
         self._status = 0
         self._response = b""
         self._source: str | None = None
@@ -446,8 +454,10 @@ class Call:
     @property
     def request_id(self) -> str:
         """The request's id, a UUIDv7."""
-        text = f"{self._number:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        if self._id is None:
+            text = f"{self._number:032x}"
+            self._id = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return self._id
 
     # -- going out
 
@@ -468,10 +478,7 @@ class Call:
         if self._status in (429, 503):
             retry_after = (self._error.retry_after if self._error else None) or 1
             headers.append((b"retry-after", b"%d" % retry_after))
-        try:
-            reply(twin.Reply(self._status, headers, self._response))
-        except Exception as error:  # noqa: BLE001  one client's connection, not the others'
-            log.error("reply_failed", request=self.request_id, error=str(error))
+        reply(twin.Reply(self._status, headers, self._response))
 
     def _count(self) -> None:
         if self._caller is None or self._route is None:

@@ -25,12 +25,13 @@ FAILED = "server_refused"
 def restore_target(
     versions: Sequence[Mapping[str, Any]], present: int, champion: str, challenger: str
 ) -> int | None:
-    """The newest configuration before `present` in which the challenger has no traffic and the
-    champion has some; None: there is none. Pure."""
+    """The newest configuration before `present` that was active once, in which the challenger has
+    no traffic and the champion has some; None: there is none. Pure."""
     fitting = [
         int(one["config_version"])
         for one in versions
         if int(one["config_version"]) < present
+        and one.get("activated_time", "") is not None
         and server.shares(one["config"]).get(challenger, 0) == 0
         and server.shares(one["config"]).get(champion, 0) > 0
     ]

@@ -19,6 +19,7 @@ from capture.settings import Settings
 from monitors import (
     alert_state,
     alerts,
+    baseline,
     comparisons,
     contract,
     facts,
@@ -148,7 +149,7 @@ class Refresher:
         reference = known.baseline
         if reference is None or reference.problem is not None or not rows:
             return
-        row_key = f"baseline|{reference.baseline_version}|columns"
+        row_key = _baseline_key(reference)
         if known.kept.manifest.baseline_rows == row_key and not known.dirty.everything:
             return
         rows[row_key] = metric_rows.of_columns(
@@ -235,6 +236,21 @@ def newest_windows(known: watch.Watch, count: int) -> list[kept.WindowKey]:
     """The newest windows of every granularity."""
     granularities = known.shape.granularities or (None,)
     return [key for g in granularities for key in known.kept.keys(g)[-count:]]
+
+
+def meet_new_baseline(known: watch.Watch) -> None:
+    """The newest windows are compared again when the baseline is a new one; older ones keep the
+    comparison that was right at their time."""
+    reference = known.baseline
+    if reference is None or reference.problem is not None:
+        return
+    if known.kept.manifest.baseline_rows not in (None, _baseline_key(reference)):
+        known.dirty.profiles.update(newest_windows(known, 1))
+        known.dirty.quality.update(newest_windows(known, 1))
+
+
+def _baseline_key(reference: baseline.Baseline) -> str:
+    return f"baseline|{reference.baseline_version}|columns"
 
 
 def _next(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:

@@ -132,6 +132,7 @@ class Rounds:
             until = datetime.fromtimestamp(job.until_ms / 1000, UTC)
         progress = watch.Progress(lambda facts: self._report(job, facts))
         moment = known.advance(until, progress)
+        refresh.meet_new_baseline(known)
         most = max((rule.windows for rule in rules), default=1)
         found = self.refresher.measure(known, refresh.newest_windows(known, most))
         if not self.holds_lease():

@@ -243,6 +243,20 @@ def test_a_new_baseline_counts_from_then_on(lake):
     assert now["baseline_version"] == 2 and now["status"] == "ok"
 
 
+def test_the_newest_window_meets_a_new_baseline_at_once(lake):
+    lake.baseline()
+    lake.monitor(baseline_table_name=BASELINE)
+    lake.write(lake.rows(week(0), 1200, shift=10))
+    lake.done(week(1))
+    assert [alert.column for alert in lake.open_alerts()] == ["temp"]
+    spec = {"kind": "window", "start": week(0).isoformat(), "end": week(1).isoformat()}
+    with database.transaction(lake.engine) as connection:
+        state.add_baseline(connection, TABLE, spec, "ann", 2)
+    lake.restart()
+    lake.done(week(1))
+    assert judged(lake, "temp", week(0))["baseline_version"] == 2 and lake.open_alerts() == []
+
+
 def test_missing_values_and_a_stale_feature_raise_alerts_in_words(lake):
     lake.baseline()
     lake.monitor(baseline_table_name=BASELINE)

@@ -37,15 +37,13 @@ def opened(provider: Any) -> Open:
 
     def open_page(page: str, token: str | None = standin.TOKEN, **query: str) -> AppTest:
         app = AppTest.from_file(APP, default_timeout=60)
+        if page != "overview":
+            # Pages are known after a first run; the one of the sign-in form is quick.
+            app.run()
+            app.switch_page(f"views/{page}.py")
         if token:
             app.session_state["token"] = token
         app.query_params.update({"endpoint": standin.NAME} | query)
-        app.run()
-        if page != "overview":
-            # The address survives the switch; what a page alone reads from the URL does not.
-            app.switch_page(f"views/{page}.py")
-            app.query_params.update(query)
-            app.run()
-        return app
+        return app.run()
 
     return open_page

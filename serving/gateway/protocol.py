@@ -102,12 +102,16 @@ class GatewayProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + LINGER_SECONDS
 
     def pause_writing(self) -> None:
+        """Who does not read its answers may not ask more, and has a minute to begin."""
         super().pause_writing()
         self._write_deadline = self.loop.time() + self._body_seconds
+        self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._write_deadline = 0.0
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     # -- bytes in
 

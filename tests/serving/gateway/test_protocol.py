@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 
 import pytest
 
@@ -190,6 +191,17 @@ def test_trickled_headers_and_bodies_and_idle_connections_are_closed(impatient, 
         used.send(asking("wild", GOOD))
         assert used.receive()[0] == 200
         assert all(bare.closed() for bare in (headers, body, idle, used))
+
+
+def test_a_client_that_never_reads_is_cut_off(impatient, asking):
+    much = b'{"dataframe_records": [' + b",".join([b'{"c0": 4, "c1": 0}'] * 20_000) + b"]}"
+    with impatient.connect() as bare:
+        bare.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            while True:
+                bare.send(asking("wild", much))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
 
 
 def test_a_slow_model_is_not_a_slow_client(impatient, asking):

@@ -6,6 +6,7 @@ renews the lease and keeps the schedules as SQL says. SIGTERM ends it with 0, be
 work.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
@@ -53,15 +55,19 @@ class Schedules:
                 if rounds.runs_by_itself(monitor)
             }
         for table in set(self.known) - set(wanted):
-            self.scheduler.remove_job(table)
+            with contextlib.suppress(JobLookupError):  # its last time is over
+                self.scheduler.remove_job(table)
             del self.known[table]
             self._tell_next(table, None)
         for table, monitor in wanted.items():
             given = monitor.config["schedule"]
             schedule = (given["quartz_cron_expression"], given["timezone_id"])
             if self.known.get(table) != schedule:
-                self._add(monitor, *schedule)
                 self.known[table] = schedule
+                try:
+                    self._add(monitor, *schedule)
+                except ValueError as error:  # a time zone that this machine does not know
+                    log.error("schedule_refused", table=table, message=str(error))
 
     def _add(self, monitor: state.Monitor, expression: str, zone: str) -> None:
         trigger = CronTrigger(timezone=schedules.timezone(zone), **schedules.fields(expression))

@@ -244,6 +244,8 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
         ratios, served, spent = [], 0.0, {"gateway": 0.0, "worker": 0.0}
         for number in range(options.pairs):
             peer = measure(peer_url, script, options.connections, options.seconds)
+            # What wrk left behind in its line must not run while the other is measured.
+            wait_for(lambda: answers(peer_url, body))
             before = cpu_seconds(gateway.pid), cpu_seconds(worker.pid)
             mine = measure(url, script, options.connections, options.seconds)
             spent["gateway"] += cpu_seconds(gateway.pid) - before[0]

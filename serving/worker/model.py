@@ -163,8 +163,8 @@ class Model:
     # -- answering
 
     def run(self, batch: Sequence[Ready]) -> list[Outcome]:
-        """Answer requests that share a call; if that fails, each by itself, so that a bad one fails
-        alone. Never raises for what a request or the model did."""
+        """Answer requests that share a call; if that fails, each half by itself, down to single
+        requests, so that a bad one fails alone. Never raises for what a request or model did."""
         try:
             if batch[0].rows is None:
                 return [self._run_general(batch[0])]
@@ -174,7 +174,8 @@ class Model:
         except errors.InferlakeError as error:
             if len(batch) == 1:
                 return [refusal(error)]
-        return [outcome for one in batch for outcome in self.run([one])]
+        half = len(batch) // 2
+        return self.run(batch[:half]) + self.run(batch[half:])
 
     def _run_fast(self, batch: Sequence[Ready]) -> list[Outcome] | None:
         """None: the model did not give one answer per row for the joined rows."""

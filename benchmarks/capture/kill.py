@@ -35,6 +35,8 @@ from capture.settings import Settings
 TABLES = ("kill.capture.a_payload", "kill.capture.b_payload")
 DAY_US = 86_400_000_000
 START_SECONDS = 60.0
+FINISH_SECONDS = 900.0
+DENSE = committer.Limits(batch_rows=2_000)  # so that most kills fall into a commit
 GARBAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     lambda chance, segment: b"",
     lambda chance, segment: chance.randbytes(chance.randint(1, 5000)),
@@ -126,7 +128,7 @@ def _limit_files(size: int) -> None:
 def commit(data_dir: Path) -> None:
     """Commit for ever."""
     settings = settings_of(data_dir)
-    one = committer.Committer(settings)
+    one = committer.Committer(settings, limits=DENSE)
     committer.write_whole(settings.run_dir / "committer.ready", json.dumps({"pid": os.getpid()}))
     while True:
         one.turn()
@@ -256,7 +258,7 @@ def _stopped(process: subprocess.Popen[bytes], job: Callable[[], None]) -> None:
 
 def _finish(settings: Settings) -> None:
     one = committer.Committer(settings)
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + FINISH_SECONDS
     while list(settings.wal_dir.glob("*/*.seg")) + list(settings.wal_dir.glob("*/*.open")):
         one.finish()
         assert time.monotonic() < end, "The log was not taken in."

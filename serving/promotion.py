@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from capture import database, errors, logline, outbox
 from capture.settings import Settings
-from serving import access, configuration, contract, recording, registry, state
+from serving import access, audit_state, configuration, contract, recording, registry, state
 
 log = logline.logger(__name__)
 
@@ -150,7 +150,7 @@ def _change(
     version = changed.pending_version or changed.active_version
     before = {"config_version": active.config_version, "split": contract.percentages(active.config)}
     after = {"config_version": version, "split": contract.percentages(config)}
-    audit_id = state.write_audit(
+    audit_id = audit_state.write_audit(
         connection,
         author.user,
         f"endpoint.{event}",
@@ -216,7 +216,7 @@ class Aliases:
     ) -> None:
         try:
             with database.transaction(self._engine) as connection:
-                state.write_audit(
+                audit_state.write_audit(
                     connection,
                     contract.SERVICE_USER,
                     action,

@@ -1,10 +1,11 @@
-"""SQL of the control plane: endpoints, configurations, replicas, tokens, grants, secrets, audit.
+"""SQL of the control plane: endpoints, configurations, replicas, tokens, grants.
 
-Who writes what: the API writes endpoints, configurations, tokens, grants, secrets and audit rows;
-the controller writes replicas and entity states, and ends an update with `complete_update` or
-`fail_update`; gateways write demand. An endpoint's row is changed by compare-and-set on
-`row_version`. What a route table depends on raises the counter `routes` in the same transaction, so
-a gateway that polls the counter (`Watch`) never misses a change and never sees half of one.
+Who writes what: the API writes endpoints, configurations, tokens and grants; the controller writes
+replicas and entity states, and ends an update with `complete_update` or `fail_update`; gateways
+write demand. Secrets are in `secret_state`, the audit in `audit_state`. An endpoint's row is
+changed by compare-and-set on `row_version`. What a route table depends on raises the counter
+`routes` in the same transaction, so a gateway that polls the counter (`Watch`) never misses a
+change and never sees half of one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,6 @@ NOT_UPDATING, IN_PROGRESS = "NOT_UPDATING", "IN_PROGRESS"
 UPDATE_FAILED, UPDATE_CANCELED = "UPDATE_FAILED", "UPDATE_CANCELED"
 
 _JSON = sa.JSON(none_as_null=True)
-_COUNTING_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 endpoints = sa.Table(
     "endpoints",
@@ -125,36 +125,6 @@ grants = sa.Table(
     sa.Column("principal", sa.String(280), primary_key=True),
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("level", sa.String(20), nullable=False),
-)
-
-secret_scopes = sa.Table(
-    "secret_scopes",
-    database.metadata,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("creator", sa.String(256), nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-)
-
-secrets = sa.Table(
-    "secrets",
-    database.metadata,
-    sa.Column("scope", sa.String(128), primary_key=True),
-    sa.Column("key", sa.String(128), primary_key=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
-    sa.Column("updated_ms", sa.BigInteger, nullable=False),
-)
-
-audit = sa.Table(
-    "audit",
-    database.metadata,
-    sa.Column("id", _COUNTING_ID, primary_key=True),
-    sa.Column("time_ms", sa.BigInteger, nullable=False, index=True),
-    sa.Column("actor", sa.String(256), nullable=False),
-    sa.Column("action", sa.String(64), nullable=False),
-    sa.Column("endpoint", sa.String(63)),
-    sa.Column("before", _JSON),
-    sa.Column("after", _JSON),
-    sa.Column("reason", sa.Text),
 )
 
 changes = sa.Table(
@@ -269,20 +239,6 @@ class Grant:
     principal: str
     kind: str
     level: str
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRow:
-    """Who did what to which endpoint, with the state before and after."""
-
-    id: int
-    time_ms: int
-    actor: str
-    action: str
-    endpoint: str | None
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    reason: str | None
 
 
 def _columns(table: sa.Table, row_type: type) -> list[sa.Column[Any]]:
@@ -1057,121 +1013,6 @@ def drop_grants(
         query = query.where(grants.c.principal == principal)
     connection.execute(query)
     bump(connection)
-
-
-# --- secrets --------------------------------------------------------------------------------------
-
-
-def add_secret_scope(connection: sa.Connection, name: str, creator: str, now_ms: int) -> None:
-    """Open a scope. Raises AlreadyExists."""
-    if secret_scope_creator(connection, name) is not None:
-        raise errors.AlreadyExists(f"Scope '{name}' exists already.")
-    connection.execute(
-        sa.insert(secret_scopes).values(name=name, creator=creator, created_ms=now_ms)
-    )
-
-
-def secret_scope_creator(connection: sa.Connection, name: str) -> str | None:
-    """Who opened a scope; None: there is none of this name."""
-    where = secret_scopes.c.name == name
-    return connection.execute(sa.select(secret_scopes.c.creator).where(where)).scalar()
-
-
-def all_secret_scopes(connection: sa.Connection) -> list[tuple[str, str]]:
-    """(name, creator) of every scope, by name."""
-    query = sa.select(secret_scopes.c.name, secret_scopes.c.creator)
-    return [(name, who) for name, who in connection.execute(query.order_by(secret_scopes.c.name))]
-
-
-def drop_secret_scope(connection: sa.Connection, name: str) -> None:
-    """Remove a scope and every secret in it."""
-    connection.execute(sa.delete(secrets).where(secrets.c.scope == name))
-    connection.execute(sa.delete(secret_scopes).where(secret_scopes.c.name == name))
-
-
-def put_secret(connection: sa.Connection, scope: str, key: str, sealed: bytes, now_ms: int) -> None:
-    """Write a sealed secret, or replace it."""
-    where = (secrets.c.scope == scope) & (secrets.c.key == key)
-    values = {"sealed": sealed, "updated_ms": now_ms}
-    done = connection.execute(sa.update(secrets).where(where).values(**values))
-    if done.rowcount == 0:
-        connection.execute(sa.insert(secrets).values(scope=scope, key=key, **values))
-
-
-def sealed_secret(connection: sa.Connection, scope: str, key: str) -> bytes | None:
-    """The sealed bytes of a secret."""
-    where = (secrets.c.scope == scope) & (secrets.c.key == key)
-    return connection.execute(sa.select(secrets.c.sealed).where(where)).scalar()
-
-
-def secret_keys(connection: sa.Connection, scope: str) -> list[tuple[str, int]]:
-    """(key, time of the last write in unix ms) of a scope's secrets, by key."""
-    query = sa.select(secrets.c.key, secrets.c.updated_ms).where(secrets.c.scope == scope)
-    return [(key, at) for key, at in connection.execute(query.order_by(secrets.c.key))]
-
-
-def drop_secret(connection: sa.Connection, scope: str, key: str) -> bool:
-    """Remove a secret; False: there was none."""
-    where = (secrets.c.scope == scope) & (secrets.c.key == key)
-    return connection.execute(sa.delete(secrets).where(where)).rowcount == 1
-
-
-# --- audit ----------------------------------------------------------------------------------------
-
-
-def write_audit(
-    connection: sa.Connection,
-    actor: str,
-    action: str,
-    now_ms: int,
-    *,
-    endpoint: str | None = None,
-    before: Mapping[str, Any] | None = None,
-    after: Mapping[str, Any] | None = None,
-    reason: str | None = None,
-) -> int:
-    """Write who did what, in the transaction that does it; gives the row's id."""
-    done = connection.execute(
-        sa.insert(audit).values(
-            time_ms=now_ms,
-            actor=actor,
-            action=action,
-            endpoint=endpoint,
-            before=None if before is None else dict(before),
-            after=None if after is None else dict(after),
-            reason=reason,
-        )
-    )
-    key = done.inserted_primary_key
-    assert key is not None  # an INSERT of one row always gives it
-    return int(key[0])
-
-
-def read_audit(
-    connection: sa.Connection,
-    limit: int,
-    *,
-    endpoint: str | None = None,
-    actor: str | None = None,
-    action: str | None = None,
-    from_ms: int | None = None,
-    to_ms: int | None = None,
-    below_id: int | None = None,
-) -> list[AuditRow]:
-    """Audit rows newest first; from_ms included, to_ms excluded; ids under `below_id` if given."""
-    query = sa.select(*_columns(audit, AuditRow))
-    equal = {audit.c.endpoint: endpoint, audit.c.actor: actor, audit.c.action: action}
-    for column, value in equal.items():
-        if value is not None:
-            query = query.where(column == value)
-    if from_ms is not None:
-        query = query.where(audit.c.time_ms >= from_ms)
-    if to_ms is not None:
-        query = query.where(audit.c.time_ms < to_ms)
-    if below_id is not None:
-        query = query.where(audit.c.id < below_id)
-    query = query.order_by(audit.c.id.desc()).limit(limit)
-    return [AuditRow(*row) for row in connection.execute(query)]
 
 
 def new_endpoint_id() -> str:

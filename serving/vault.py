@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from capture import errors, sealing
 from capture.settings import Settings
-from serving import providers, state
+from serving import providers, secret_state
 
 
 def put(
@@ -15,12 +15,12 @@ def put(
 ) -> None:
     """Seal a secret and write it."""
     sealed = sealing.encrypt(settings, text).encode("ascii")
-    state.put_secret(connection, scope, key, sealed, now_ms)
+    secret_state.put_secret(connection, scope, key, sealed, now_ms)
 
 
 def get(connection: sa.Connection, settings: Settings, scope: str, key: str) -> str:
     """Open a secret. Raises DoesNotExist."""
-    sealed = state.sealed_secret(connection, scope, key)
+    sealed = secret_state.sealed_secret(connection, scope, key)
     if sealed is None:
         raise errors.DoesNotExist(f"Secret '{scope}/{key}' does not exist.")
     return sealing.decrypt(settings, sealed.decode("ascii"))

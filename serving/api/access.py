@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from capture import database, errors
-from serving import access, contract, fields, replies, state
+from serving import access, audit_state, contract, fields, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -71,7 +71,7 @@ class Access:
             if user is not None:
                 state.drop_expired_tokens(db, now)
                 state.add_token(db, made.row(user, "signed in"))
-                state.write_audit(db, user, "token.sign_in", now, after={"id": made.id})
+                audit_state.write_audit(db, user, "token.sign_in", now, after={"id": made.id})
         if user is None:
             self.context.data_plane.door.failed(envelope.address(request.scope), time.monotonic())
             raise errors.PermissionDenied("The code is not valid, was used, or is too old.")
@@ -108,7 +108,7 @@ class Access:
         row = made.row(user, fields.text(asked, "comment", 1024, least=0))
         with self.context.change() as db:
             state.add_token(db, row)
-            state.write_audit(
+            audit_state.write_audit(
                 db, who.user, "token.create", made.now, after={"id": made.id, "user": user}
             )
         return envelope.Json({**_shown(row), "token": made.text})
@@ -122,7 +122,7 @@ class Access:
                 raise errors.DoesNotExist(f"Token '{token_id[:200]}' does not exist.")
             state.revoke_token(db, token_id, now_ms())
             before = {"id": row.id, "user": row.user}
-            state.write_audit(db, who.user, "token.revoke", now_ms(), before=before)
+            audit_state.write_audit(db, who.user, "token.revoke", now_ms(), before=before)
         return envelope.Json({})
 
     # --- grants of one user -----------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Access:
                 row = state.endpoint(db, name)
                 state.put_grants(db, row.id, [state.Grant(row.id, user, "user", level)])
             after = dict(asked)
-            state.write_audit(
+            audit_state.write_audit(
                 db, who.user, "grants.put", now_ms(), before=before, after={"user": user, **after}
             )
         return self.grants(request, user)
@@ -199,7 +199,7 @@ class Access:
             state.put_grants(db, row.id, [*asked, creator])
             found = state.grants_on(db, row.id)
             after = {grant.principal: grant.level for grant in found}
-            state.write_audit(
+            audit_state.write_audit(
                 db,
                 caller(request).user,
                 "endpoint.permissions",

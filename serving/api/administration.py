@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from capture import catalog, database, errors
 from monitors import state as monitors_state
-from serving import access, contract, replies, state
+from serving import access, audit_state, contract, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -46,7 +46,7 @@ class Administration:
         if not caller(request).is_admin:
             self.context.require(request, given.get("endpoint"), "CAN_MANAGE")
         with database.reading(self.context.engine) as db:
-            found = state.read_audit(
+            found = audit_state.read_audit(
                 db,
                 page.size + 1,
                 endpoint=given.get("endpoint"),
@@ -261,7 +261,7 @@ def _data_age(context: Context, tables: Iterable[str]) -> float | None:
     return max(0.0, (now_ms() - max(times)) / 1000) if times else None
 
 
-def _audited(row: state.AuditRow) -> dict[str, Any]:
+def _audited(row: audit_state.AuditRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "time": replies.rfc3339(row.time_ms),

@@ -14,6 +14,7 @@ from capture import database, errors, outbox
 from monitors import state as monitors_state
 from serving import (
     attributes,
+    audit_state,
     configuration,
     contract,
     fields,
@@ -22,6 +23,7 @@ from serving import (
     recording,
     registry,
     replies,
+    secret_state,
     state,
 )
 from serving.api import envelope, reading
@@ -315,9 +317,9 @@ class Endpoints:
         """Whoever names a secret must be able to manage its scope: a model could print it."""
         who = caller(request)
         for where, scope, key in contract.secrets_of(config):
-            creator = state.secret_scope_creator(db, scope)
+            creator = secret_state.secret_scope_creator(db, scope)
             may = creator is not None and (who.is_admin or creator == who.user)
-            if not may or state.sealed_secret(db, scope, key) is None:
+            if not may or secret_state.sealed_secret(db, scope, key) is None:
                 raise errors.InvalidParameter(f"{where}: secret '{scope}/{key}' does not exist.")
 
 
@@ -410,4 +412,4 @@ def _written(db: sa.Connection, row: state.Endpoint) -> dict[str, Any]:
 
 
 def _audit(db: sa.Connection, request: Request, action: str, name: str, **states: Any) -> None:
-    state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name, **states)
+    audit_state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name, **states)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from capture import database
-from serving import access, fields, promotion, replies, state
+from serving import access, audit_state, fields, promotion, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, author, caller, now_ms
 
@@ -130,7 +130,7 @@ class Operations:
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
 
     def _audit(self, db: sa.Connection, request: Request, action: str, name: str) -> None:
-        state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name)
+        audit_state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name)
 
 
 def _version(asked: fields.Field, key: str) -> int | None:

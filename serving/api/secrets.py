@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from capture import database, errors, logline
-from serving import fields, state, vault
+from serving import audit_state, fields, secret_state, vault
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -45,7 +45,7 @@ class Secrets:
         """Open a scope."""
         scope = _named(fields.body(body), "scope")
         with self.context.change() as db:
-            state.add_secret_scope(db, scope, caller(request).user, now_ms())
+            secret_state.add_secret_scope(db, scope, caller(request).user, now_ms())
             self._audit(db, request, "secrets.create_scope", scope)
         return envelope.Json({})
 
@@ -54,7 +54,7 @@ class Secrets:
         scope = _named(fields.body(body), "scope")
         with self.context.change() as db:
             self._mine(db, request, scope)
-            state.drop_secret_scope(db, scope)
+            secret_state.drop_secret_scope(db, scope)
             self._audit(db, request, "secrets.delete_scope", scope)
         return envelope.Json({})
 
@@ -62,7 +62,7 @@ class Secrets:
         """The scopes that the caller may use."""
         who = caller(request)
         with database.reading(self.context.engine) as db:
-            known = state.all_secret_scopes(db)
+            known = secret_state.all_secret_scopes(db)
         listed = [
             {"name": name, "backend_type": "DATABRICKS"}
             for name, creator in known
@@ -87,7 +87,7 @@ class Secrets:
         scope, key = _named(root, "scope"), _named(root, "key")
         with self.context.change() as db:
             self._mine(db, request, scope)
-            if not state.drop_secret(db, scope, key):
+            if not secret_state.drop_secret(db, scope, key):
                 raise errors.DoesNotExist(f"Secret '{scope}/{key}' does not exist.")
             self._audit(db, request, "secrets.delete", scope, key)
         return envelope.Json({})
@@ -97,7 +97,7 @@ class Secrets:
         scope = _named(_asked(request), "scope")
         with database.reading(self.context.engine) as db:
             self._mine(db, request, scope)
-            found = state.secret_keys(db, scope)
+            found = secret_state.secret_keys(db, scope)
         listed = [{"key": key, "last_updated_timestamp": at} for key, at in found]
         return envelope.Json({"secrets": listed})
 
@@ -114,7 +114,7 @@ class Secrets:
 
     def _mine(self, db: sa.Connection, request: Request, scope: str) -> None:
         """Raises DoesNotExist unless the caller may use the scope."""
-        who, creator = caller(request), state.secret_scope_creator(db, scope)
+        who, creator = caller(request), secret_state.secret_scope_creator(db, scope)
         if creator is None or not (who.is_admin or creator == who.user):
             raise errors.DoesNotExist(f"Scope '{scope}' does not exist.")
 
@@ -122,7 +122,7 @@ class Secrets:
         self, db: sa.Connection, request: Request, action: str, scope: str, key: str | None = None
     ) -> None:
         after = {"scope": scope} | ({"key": key} if key is not None else {})
-        state.write_audit(db, caller(request).user, action, now_ms(), after=after)
+        audit_state.write_audit(db, caller(request).user, action, now_ms(), after=after)
 
 
 def _asked(request: Request) -> fields.Field:

@@ -5,8 +5,7 @@ import sqlalchemy as sa
 
 from capture import database, errors
 from capture.settings import Settings
-from serving import state as sql
-from serving import vault
+from serving import secret_state, vault
 
 
 def test_a_secret_is_not_in_the_database_in_the_clear(settings: Settings, state: sa.Engine) -> None:
@@ -15,7 +14,7 @@ def test_a_secret_is_not_in_the_database_in_the_clear(settings: Settings, state:
         assert vault.get(db, settings, "s", "k") == "hunter2-hunter2"
         vault.put(db, settings, "s", "k", "hunter3-hunter3", 2)
         assert vault.get(db, settings, "s", "k") == "hunter3-hunter3"
-        assert sql.secret_keys(db, "s") == [("k", 2)]
+        assert secret_state.secret_keys(db, "s") == [("k", 2)]
     stored = b"".join(path.read_bytes() for path in settings.data_dir.glob("inferlake.db*"))
     assert b"hunter" not in stored
 
@@ -28,16 +27,3 @@ def test_references_are_resolved_inside_text(settings: Settings, state: sa.Engin
         assert found == {"A": r"a\1b", "B": r"x-a\1b-y", "C": "{{other}}"}
         with pytest.raises(errors.DoesNotExist, match="Secret 's/none' does not exist"):
             vault.resolve(db, settings, "{{secrets/s/none}}")
-
-
-def test_a_dropped_scope_takes_its_secrets_along(settings: Settings, state: sa.Engine) -> None:
-    with database.transaction(state) as db:
-        sql.add_secret_scope(db, "s", "ann", 1)
-        with pytest.raises(errors.AlreadyExists):
-            sql.add_secret_scope(db, "s", "bob", 1)
-        vault.put(db, settings, "s", "k", "v", 1)
-        assert sql.all_secret_scopes(db) == [("s", "ann")]
-        sql.drop_secret_scope(db, "s")
-        assert sql.secret_scope_creator(db, "s") is None
-        assert sql.sealed_secret(db, "s", "k") is None
-        assert not sql.drop_secret(db, "s", "k")

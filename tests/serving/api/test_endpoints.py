@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from capture import catalog, database
-from serving import registry
+from serving import audit_state, registry
 from serving import state as sql
 
 BASE = "/api/2.0/serving-endpoints"
@@ -149,7 +149,7 @@ def test_a_deleted_endpoint_is_gone_and_its_table_stays(server: Any) -> None:
     assert server.refused("DELETE", f"{BASE}/gone")[0] == 404
     with database.reading(server.engine) as db:
         recorded = catalog.get(db, "main.f.gone_payload")
-        actions = [row.action for row in sql.read_audit(db, 9, endpoint="gone")]
+        actions = [row.action for row in audit_state.read_audit(db, 9, endpoint="gone")]
     assert recorded is not None and not recorded.enabled
     assert actions == ["endpoint.delete", "endpoint.create"]
 

@@ -1,5 +1,6 @@
 """One JSON object per event on standard error: known secrets masked, control characters escaped."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -62,6 +63,7 @@ def _write(level: str, name: str, event: str, facts: dict[str, Any]) -> None:
     text = json.dumps(line, default=str, ensure_ascii=True)
     for secret in _secrets:
         text = text.replace(secret, "***")
-    with _write_lock:
+    # A full disk behind standard error must not stop the work that the line tells of.
+    with _write_lock, contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -355,6 +355,9 @@ class Keeper:
     def _maintain(self, name: str, path: Path) -> None:
         start = self._kept_at[name] = time.monotonic()
         done = maintain(path, datetime.now(UTC))
+        if done.merged_files and name.endswith("_payload"):
+            # The merge is a commit, too: until unpacking has gone past it, a refresh would wait.
+            self._behind.add(name)
         elapsed_ms = round((time.monotonic() - start) * 1000)
         log.debug(
             "maintained",

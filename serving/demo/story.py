@@ -105,9 +105,11 @@ def look(story: Story, moment: datetime) -> None:
 
 def tell_alerts(story: Story, moment: datetime, alerts: list[dict[str, Any]]) -> None:
     """One line for alerts of one metric: the first as it was sent, the others by their column."""
+    first = alerts[0]
+    stale = "airport_hour is stale: " if first["metric"] == "feature_age_hours" else ""
     others = ", ".join(alert["column"] for alert in alerts[1:])
     also = f" The same of {others}." if others else ""
-    story.screen.line(moment, f"ALERT       {alerts[0]['message']}{also}", "bad")
+    story.screen.line(moment, f"ALERT       {stale}{first['message']}{also}", "bad")
 
 
 def wait_until_recorded(story: Story, seconds: float = 30) -> None:
@@ -136,15 +138,15 @@ def labels_of(decision: dict[str, Any]) -> int:
     return sum((primary.get("n") or {}).values())
 
 
-def verdict(decision: dict[str, Any], now: datetime) -> str:
+def verdict(decision: dict[str, Any]) -> str:
     """The decision's reasons in a few words."""
     reasons = decision["reasons"]
     if decision["action"] == "promote":
         return "better, and long enough"
     if "min_hours" in reasons:
         better = decision["metrics"]["log_loss"]["interval"][1] < 0
-        days = f"{(now - JULY).days} of 14 days"
-        return f"better, but {days}" if better else "not yet"
+        days = int(decision["health"]["hours"] // 24)
+        return f"better, but {days} of 14 days" if better else "not yet"
     words = {
         "undecided": "not yet",
         "min_labels": "too few labels",
@@ -190,9 +192,9 @@ def comparison(story: Story) -> None:
             tell_comparison(story, moment, decision)
             promote(story, moment, decision)
             return
-        if moment.weekday() == 0 or verdict(decision, moment) != told:
+        if moment.weekday() == 0 or verdict(decision) != told:
             tell_comparison(story, moment, decision)
-            told = verdict(decision, moment)
+            told = verdict(decision)
     story.screen.line(
         moment, "UNDECIDED   too few labels came to decide; both versions go on as they are", "act"
     )
@@ -202,8 +204,7 @@ def tell_comparison(story: Story, moment: datetime, decision: dict[str, Any]) ->
     loss = decision["metrics"].get("log_loss", {})
     story.screen.line(
         moment,
-        f"{labels_of(decision):6,} labels  v2-v1 log loss {interval(loss)}  "
-        f"{verdict(decision, moment)}",
+        f"{labels_of(decision):6,} labels  v2-v1 log loss {interval(loss)}  {verdict(decision)}",
         "good" if decision["action"] == "promote" else "quiet",
     )
 

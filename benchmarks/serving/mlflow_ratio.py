@@ -73,11 +73,12 @@ def save_model(folder: Path) -> None:
         )
 
 
-def free_port() -> int:
-    """A port that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports() -> tuple[int, int]:
+    """Two ports that are free just now."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -142,8 +143,8 @@ def measure(url: str, script: Path, connections: int, seconds: int) -> Load:
 
     return Load(
         float(found(r"Requests/sec:\s+([\d.]+)")),
-        found(r"50%\s+(\S+)"),
-        found(r"99%\s+(\S+)"),
+        found(r"\n\s+50%\s+(\S+)"),
+        found(r"\n\s+99%\s+(\S+)"),
         int(failed[1]) if failed else 0,
     )
 
@@ -223,7 +224,7 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
         f'wrk.headers["Authorization"] = "Bearer {TOKEN}"\nwrk.body = [[{body.decode()}]]\n'
     )
     spec = prepare(data, model)
-    peer_port, port = free_port(), free_port()
+    peer_port, port = free_ports()
     ours = {"INFERLAKE_DATA_DIR": str(data), "INFERLAKE_ADMIN_TOKEN": TOKEN,
             "INFERLAKE_PORT": str(port)}  # fmt: skip
     python = sys.executable
@@ -237,8 +238,12 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
         process([python, "-m", "serving.gateway"], folder / "gateway.log", **ours) as gateway,
         process([python, "-m", "capture"], folder / "capture.log", **ours),
     ):
-        wait_for(lambda: answers(peer_url, body))
-        wait_for(lambda: answers(url, body))
+        for name, where in (("mlflow", peer_url), ("gateway", url)):
+            try:
+                wait_for(lambda where=where: answers(where, body))
+            except TimeoutError:
+                print((folder / f"{name}.log").read_text()[-3000:], file=sys.stderr)
+                raise
         measure(peer_url, script, options.connections, 1)
         measure(url, script, options.connections, 1)
         ratios, served, spent = [], 0.0, {"gateway": 0.0, "worker": 0.0}

@@ -15,6 +15,12 @@ hypothesis.settings.register_profile("inferlake", deadline=None)
 hypothesis.settings.load_profile("inferlake")
 
 
+@pytest.fixture(autouse=True)
+def _no_registry_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes the address that it was given into the environment, for good."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings of a data directory that exists and is empty."""

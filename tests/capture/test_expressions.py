@@ -69,8 +69,9 @@ def value(text: str, frame: pl.DataFrame = ROWS) -> list:
 )
 def test_an_expression_means_what_it_means_in_duckdb(text):
     frame = ROWS
-    duckdb.sql("SET TimeZone = 'UTC'")
-    expected = duckdb.sql(f"SELECT ({text}) AS x FROM frame").pl()["x"].to_list()
+    duck = duckdb.connect()
+    duck.execute("SET TimeZone = 'UTC'")
+    expected = duck.sql(f"SELECT ({text}) AS x FROM frame").pl()["x"].to_list()
     found = value(text)
     found = found * len(frame) if len(found) == 1 else found
     assert [pytest.approx(one) if isinstance(one, float) else one for one in found] == expected

@@ -401,5 +401,9 @@ def test_a_payload_table_in_which_every_engine_reads_the_unpacked_rows(settings)
     protocol = deltalake.DeltaTable(path_of(settings, "main.shop.s_unpacked")).protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
     files = f"{path_of(settings, 'main.shop.s_unpacked')}/**/*.parquet"
-    found = duckdb.sql(f"SELECT \"petal length (cm)\" FROM read_parquet('{files}')").fetchall()
+    found = (
+        duckdb.connect()
+        .sql(f"SELECT \"petal length (cm)\" FROM read_parquet('{files}')")
+        .fetchall()
+    )
     assert found == [(1.5,)]

@@ -147,7 +147,7 @@ def test_every_page_draws_without_errors_and_asks_nobody_else(
         browser.locator(f'[data-testid="stSidebarNavLink"][href$="/{name}"]').first.click()
         browser.get_by_text(words).first.wait_for()
         browser.wait_for_function("!document.querySelector('[data-testid=\"stStatusWidget\"]')")
-        assert "endpoint=flight-delay" in browser.url
+        browser.wait_for_url(lambda url: "endpoint=flight-delay" in url)
         assert "code=" not in browser.url
         assert browser.locator('[data-testid="stException"]').count() == 0, name
     assert seen == Seen()

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -59,6 +60,16 @@ class Receiver:
     def received(self, type: str) -> list[dict[str, Any]]:
         """Verified events of one type, in order of arrival."""
         return [event for event in self.events if event["type"] == type]
+
+    def settled(self, quiet_seconds: float = 1.5, at_most_seconds: float = 15) -> int:
+        """Number of verified events, once none has come for a while."""
+        ends = time.monotonic() + at_most_seconds
+        count, since = len(self.events), time.monotonic()
+        while time.monotonic() < min(since + quiet_seconds, ends):
+            time.sleep(0.05)
+            if len(self.events) != count:
+                count, since = len(self.events), time.monotonic()
+        return count
 
     def close(self) -> None:
         self.server.shutdown()

@@ -218,7 +218,7 @@ def _close(tale: story.Story, settings: Settings, running: supervisor.Running, e
     shares = ", ".join(f"{name or 'none'} {count:,}" for name, count in versions.iter_rows())
     lines = [
         f"{len(sent):,} requests ({shares}), {tale.driver.replay.labels_sent:,} labels, "
-        f"{len(tale.receiver.events)} webhooks verified",
+        f"{tale.receiver.settled()} webhooks verified",
         f"rows in {PAYLOAD}: {ids.len():,}    [bold]lost {lost}, doubled {doubled}[/]",
         f"took {time.monotonic() - tale.screen.begun:.0f} s",
     ]

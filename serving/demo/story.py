@@ -97,6 +97,7 @@ def look(story: Story, moment: datetime) -> None:
     wait_until_recorded(story)
     story.control.refresh(moment)
     new = [a for a in story.control.open_alerts() if a["id"] not in story.alerts_told]
+    new.sort(key=lambda alert: alert["column"] or "")
     story.alerts_told.update(alert["id"] for alert in new)
     for metric in dict.fromkeys(alert["metric"] for alert in new):
         if metric != "drift":  # those are told week by week

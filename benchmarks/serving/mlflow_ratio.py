@@ -39,6 +39,8 @@ QUIET = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 os.environ.update(QUIET)
+# mlflow starts "uvicorn" by name: the one beside this interpreter, activated or not.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 class Load(NamedTuple):

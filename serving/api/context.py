@@ -45,6 +45,10 @@ class DataPlane(envelope.Knows, Protocol):
     @property
     def log(self) -> Log: ...
     @property
+    def version(self) -> int:
+        """The count of changes up to which the route table is drawn."""
+
+    @property
     def recent_client_ids(self) -> RecentIds: ...
     def publish(self, version: int, snapshot: state.Snapshot) -> None:
         """Take a snapshot over, unless a newer version is there already. Any thread."""
@@ -125,13 +129,20 @@ class Context:
             yield db
         try:
             with database.reading(self.engine) as db:
-                version, snapshot = state.counter(db), state.snapshot(db)
+                self.catch_up(db)
         except sa.exc.SQLAlchemyError as error:
             # What was asked for is done; the gateway's own watch finds it a little later.
             log.warning("routes_not_published", error=str(error))
-        else:
-            self.data_plane.publish(version, snapshot)
         nudge(self.settings)
+
+    def catch_up(self, db: sa.Connection) -> None:
+        """Have this gateway route by whatever `db` has shown so far, if it does not yet. To be
+        called after the reads of a reply, in a thread of the pool: the loop takes the routes over
+        before it sends that reply, so that NOT_UPDATING means that the next query meets the new
+        configuration here."""
+        version = state.counter(db)
+        if version > self.data_plane.version:
+            self.data_plane.publish(version, state.snapshot(db))
 
     def endpoint_object(self, who: access.Caller, endpoint_id: str) -> dict[str, Any]:
         """The detailed endpoint object as the caller sees it."""
@@ -139,6 +150,7 @@ class Context:
             row = state.endpoint_by_id(db, endpoint_id)
             live = state.live_configurations(db, [row.id])
             states = state.states_of(db, [row.id])
+            self.catch_up(db)
         level = self.right(who, row) or "CAN_MANAGE"
         return replies.detailed(row, live, states, level, self.settings.url)
 

@@ -82,6 +82,7 @@ class Endpoints:
             rows = [row for row in state.all_endpoints(db) if self.context.right(who, row)]
             live = state.live_configurations(db)
             states = state.states_of(db)
+            self.context.catch_up(db)
         return envelope.Json({"endpoints": [replies.summary(row, live, states) for row in rows]})
 
     def get(self, request: Request, name: str) -> Response:

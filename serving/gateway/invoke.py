@@ -94,20 +94,19 @@ class DataPlane:
         """What the present route table was drawn from."""
         return self.table.snapshot
 
+    @property
+    def version(self) -> int:
+        """The count of changes up to which the present route table is drawn. Any thread."""
+        return self._version
+
     def publish(self, version: int, snapshot: state.Snapshot) -> None:
         """A new snapshot: draw the route table here, swap it in the loop. Any thread."""
         table = routing.table(snapshot)
         self._loop.call_soon_threadsafe(self._swap, version, table)
 
-    def refresh(self) -> None:
-        """Take over now what changed in SQL: whoever made a change may rely on it at once."""
-        version, snapshot = clerk.read_snapshot(self._engine)
-        if version > self._version:
-            self._swap(version, routing.table(snapshot))
-
     def _swap(self, version: int, table: routing.RouteTable) -> None:
         if version < self._version:
-            return  # read before a refresh that came in between
+            return  # read before the one that came in between
         self._version, self.table = version, table
         self.lines.apply(entity for _, entity in table.entities())
 

@@ -44,6 +44,11 @@ class Server:
             method, self.url + path, headers=headers, timeout=60, trust_env=False, **more
         )
 
+    def client(self) -> httpx2.Client:
+        """The administrator on a connection that is kept."""
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
     def ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """The JSON of a request that must succeed."""
         response = self.send(method, path, body, **more)

@@ -340,3 +340,23 @@ def test_a_route_optimised_endpoint_tells_where_to_send_queries(server: Any) -> 
 def test_language_models_are_known_and_not_offered(server: Any, path: str) -> None:
     told = server.send("POST", path, {"model": "x"})
     assert (told.status_code, told.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
+
+
+def test_once_not_updating_is_said_the_gateway_routes_by_the_new_configuration(
+    server: Any,
+) -> None:
+    make(server, "lagless")
+    # One kept connection: the gateway's own watch, every 50 ms, must not get there first.
+    with server.client() as client:
+        for turn in range(12):
+            body = {"served_entities": [entity("3", name=f"t{turn}")]}
+            server.ok("PUT", f"{BASE}/lagless/config", body)
+            server.complete("lagless")
+            if turn % 2:
+                shown = client.get(f"{BASE}/lagless").json()
+            else:
+                every = client.get(BASE).json()["endpoints"]
+                shown = next(each for each in every if each["name"] == "lagless")
+            routed = client.get(f"{BASE}/lagless/metrics").text  # of the route table's entities
+            assert shown["state"]["config_update"] == "NOT_UPDATING"
+            assert f'"t{turn}"' in routed, routed

@@ -312,8 +312,8 @@ _WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
 
 
 def capture_status(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """How far the record is: {"table", "committed_rows", "lag_seconds", "wal_bytes",
-    "last_commit_time", "commit_version"}.
+    """How far the record is: {"table", "committed_rows", "committed_labels", "lag_seconds",
+    "wal_bytes", "last_commit_time", "commit_version"}.
 
     arguments: `table`, and `now_ms` (Unix milliseconds) that the lag is measured at. The lag is 0
     while nothing waits in the log, else the time since the table's last commit.
@@ -321,6 +321,8 @@ def capture_status(settings: Settings, arguments: Mapping[str, Any]) -> dict[str
     full_name = recorded.sibling(str(arguments["table"]), "payload")
     known = _committed(settings)
     told = known.get("tables", {}).get(full_name, {})
+    labels_name = recorded.sibling(full_name, "labels")
+    labels = known.get("tables", {}).get(labels_name, {})
     backlog = known.get("backlog_bytes", 0)
     last_ms = told.get("last_commit_ms")
     lag = 0.0
@@ -329,6 +331,7 @@ def capture_status(settings: Settings, arguments: Mapping[str, Any]) -> dict[str
     return {
         "table": full_name,
         "committed_rows": told["rows"] if "rows" in told else _count(settings, full_name),
+        "committed_labels": labels["rows"] if "rows" in labels else _count(settings, labels_name),
         "lag_seconds": lag,
         "wal_bytes": backlog,
         "last_commit_time": None if last_ms is None else datetime.fromtimestamp(last_ms / 1e3, UTC),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from monitors import baseline, distances, kept, profile, watched
 
 NAMES = {
@@ -61,6 +63,9 @@ class Comparison:
             "value": decisive.value if decisive else None,
             "threshold": decisive.threshold if decisive else None,
             "bound": decisive.bound if decisive else None,
+            "bounds": orjson.dumps(
+                {name: d.bound for name, d in self.found.items() if d.bound is not None}
+            ).decode(),
             "pvalue": decisive.pvalue if decisive else None,
             "effect": judged.effect_over_threshold,
             "n": self.n,

@@ -344,7 +344,10 @@ def _sides(
 
 
 def _roc_auc(counts: QualityCounts, positive: str) -> Measure:
-    """Mann-Whitney on the histograms, equal bins counted half; standard error after DeLong."""
+    """Mann-Whitney on the histograms, equal bins counted half; standard error after DeLong.
+
+    `bound`: the area from the scores themselves is at most this far away, half the share of pairs
+    of a positive and a negative in one bin."""
     ones, zeros = _sides(counts.scores, positive)
     p, n = ones.total, zeros.total
     if p == 0 or n == 0:
@@ -354,13 +357,14 @@ def _roc_auc(counts: QualityCounts, positive: str) -> Measure:
     v10 = (np.cumsum(zero) - zero / 2) / n
     v01 = 1 - (np.cumsum(one) - one / 2) / p
     value = float(np.dot(one, v10) / p)
+    bound = float(np.dot(one, zero)) / (2 * p * n)
     if p < 2 or n < 2:
-        return {"value": value, "low": None, "high": None, "n": p + n}
+        return {"value": value, "low": None, "high": None, "n": p + n, "bound": bound}
     variance = sum(
         float(np.dot(weight, (v - value) ** 2)) / (size - 1) / size
         for weight, v, size in ((one, v10, p), (zero, v01, n))
     )
-    return intervals.around(value, sqrt(variance), p + n, 0.0, 1.0)
+    return {**intervals.around(value, sqrt(variance), p + n, 0.0, 1.0), "bound": bound}
 
 
 def _regression(counts: QualityCounts) -> dict[str, Measure]:

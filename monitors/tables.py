@@ -120,7 +120,8 @@ def profile_schema(model_id_col: str | None) -> pa.Schema:
 
 
 def drift_schema(model_id_col: str | None) -> pa.Schema:
-    """Columns of `<table>_drift_metrics`; ours say whether the column drifted, and why."""
+    """Columns of `<table>_drift_metrics`; ours say whether the column drifted, and why. `bound` is
+    that of the deciding `metric`, `bounds` JSON of all: metric -> how far off its value may be."""
     judged: list[tuple[str, pa.DataType]] = [
         ("baseline_version", pa.int32()),
         ("kind", pa.string()),
@@ -130,6 +131,7 @@ def drift_schema(model_id_col: str | None) -> pa.Schema:
         ("value", pa.float64()),
         ("threshold", pa.float64()),
         ("bound", pa.float64()),
+        ("bounds", pa.string()),
         ("pvalue", pa.float64()),
         ("effect", pa.float64()),
         ("n", pa.int64()),

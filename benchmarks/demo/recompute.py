@@ -226,8 +226,9 @@ def drift(
             found, values, tolerances = categorical(week, base), table_values(row, 1), CATEGORICAL
         for name, tolerance in tolerances.items():
             relative = name == "chi_squared"
-            stated = row["metric"] == name
-            allowed = row["bound"] + ROUNDING if stated else tolerance
+            bounds = json.loads(row["bounds"])
+            stated = name in bounds
+            allowed = bounds[name] + ROUNDING if stated else tolerance
             given = (where, found.get(name), values[name], allowed, relative, stated)
             report.compare(f"drift: {kind} {name}", *given)
 
@@ -305,14 +306,19 @@ def quality(report: Report, rows: pl.DataFrame, stored: pl.DataFrame) -> None:
         where = f"{span['start']:%Y-%m-%d} {version or 'all versions'}"
         report.compare("quality: rows", where, of_group.height, row["count"], 0.0)
         found = scored(of_group.drop_nulls(["prediction", "label"]))
+        realized = json.loads(row["quality"])["realized"]
+        area_bound = realized["roc_auc"].get("bound")
         values = {
-            "labelled rows": json.loads(row["quality"])["realized"]["accuracy"]["n"],
+            "labelled rows": realized["accuracy"]["n"],
             "accuracy": row["accuracy_score"],
             "log loss": row["log_loss"],
             "ROC AUC": (row["roc_auc_score"] or {}).get("macro"),
         }
         for name, tolerance in QUALITY.items():
-            report.compare(f"quality: {name}", where, found.get(name), values[name], tolerance)
+            stated = name == "ROC AUC" and area_bound is not None
+            allowed = area_bound + ROUNDING if stated else tolerance
+            given = (where, found.get(name), values[name], allowed)
+            report.compare(f"quality: {name}", *given, stated=stated)
 
 
 def scored(rows: pl.DataFrame) -> dict[str, float | None]:

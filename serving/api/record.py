@@ -63,8 +63,16 @@ class Record:
         await run_in_threadpool(self.context.require, request, name, "CAN_VIEW")
         recorded = await run_in_threadpool(self._recorded, name)
         if recorded is None:
-            nothing = {"committed_rows": 0, "lag_seconds": None, "last_commit_time": None}
-            return envelope.Json({"table": None, **nothing, "wal_bytes": 0, "dropped": {}})
+            nothing: dict[str, Any] = {
+                "table": None,
+                "committed_rows": 0,
+                "committed_labels": 0,
+                "lag_seconds": None,
+                "wal_bytes": 0,
+                "last_commit_time": None,
+                "dropped": {},
+            }
+            return envelope.Json(nothing)
         asked = {"table": recorded.full_name, "now_ms": now_ms()}
         found = await self.context.read("capture_status", asked)
         dropped = self.context.data_plane.log.dropped.get(recorded.full_name, 0)

@@ -76,8 +76,10 @@ class Control:
         routes = self.endpoint()["config"]["traffic_config"]["routes"]
         return {route["served_model_name"]: route["traffic_percentage"] for route in routes}
 
-    def committed_rows(self) -> int:
-        return self.call("GET", f"/api/1.0/endpoints/{ENDPOINT}/capture")["committed_rows"] or 0
+    def committed(self) -> tuple[int, int]:
+        """Requests and labels that are rows of their tables."""
+        found = self.call("GET", f"/api/1.0/endpoints/{ENDPOINT}/capture")
+        return found["committed_rows"], found["committed_labels"]
 
     def refresh(self, until: datetime) -> None:
         """Let the monitor judge everything up to a moment of the story. Raises Refused."""

@@ -114,12 +114,15 @@ def tell_alerts(story: Story, moment: datetime, alerts: list[dict[str, Any]]) ->
 
 
 def wait_until_recorded(story: Story, seconds: float = 30) -> None:
-    """Wait until every answered request is a committed row."""
+    """Wait until every answered request and every accepted label is a committed row."""
     deadline = time.monotonic() + seconds
-    while (rows := story.control.committed_rows()) < story.driver.replay.sent:
+    replay = story.driver.replay
+    while (found := story.control.committed()) != (replay.sent, replay.labels_sent):
         if time.monotonic() > deadline:
-            sent = story.driver.replay.sent
-            raise control.Refused(f"{rows} of {sent} answered requests were in the table in time.")
+            raise control.Refused(
+                f"{replay.sent} requests and {replay.labels_sent} labels were sent; "
+                f"{found[0]} and {found[1]} are in the tables after {seconds:.0f} s."
+            )
         time.sleep(0.02)
 
 

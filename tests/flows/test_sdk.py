@@ -1,15 +1,10 @@
 """The real clients of Databricks, unchanged, against `inferlake up` with a real model."""
 
 import base64
-import os
-import select
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -24,34 +19,6 @@ TOKEN = "bootstrap-admin-token"
 WAIT = timedelta(seconds=PATIENCE_SECONDS)
 MODEL = "main.flows.sum"
 
-REGISTER = """
-import sys
-import mlflow, mlflow.sklearn, pandas
-from mlflow.models import infer_signature
-from sklearn.linear_model import LinearRegression
-uri, artifacts = sys.argv[1:]
-mlflow.set_tracking_uri(uri)
-experiment = mlflow.create_experiment("flows", artifact_location=artifacts)
-rows = pandas.DataFrame({"a": [0.0, 1.0, 0.0, 5.0], "b": [0.0, 0.0, 1.0, 2.0]})
-for factor in (1, 10):
-    model = LinearRegression().fit(rows, factor * (rows.a + rows.b))
-    with mlflow.start_run(experiment_id=experiment):
-        signature = infer_signature(rows, model.predict(rows))
-        mlflow.sklearn.log_model(
-            model, name="model", signature=signature, registered_model_name="main.flows.sum"
-        )
-class Broken(mlflow.pyfunc.PythonModel):
-    def load_context(self, context):
-        raise ValueError("this model cannot be loaded")
-    def predict(self, context, model_input, params=None):
-        return model_input
-with mlflow.start_run(experiment_id=experiment):
-    mlflow.pyfunc.log_model(
-        name="model", python_model=Broken(), registered_model_name="main.flows.broken",
-        pip_requirements=["mlflow"],
-    )
-"""
-
 
 def eventually(wanted: Callable[[], Any]) -> Any:
     """The first true value. Fails when patience ends."""
@@ -62,43 +29,22 @@ def eventually(wanted: Callable[[], Any]) -> Any:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(
+    tmp_path_factory: pytest.TempPathFactory,
+    registered: Callable[[Path], None],
+    up_on: type[Any],
+) -> Iterator[str]:
     """Address of a running `inferlake up` whose registry holds two versions of a model."""
     data_dir = tmp_path_factory.mktemp("sdk") / "data"
-    (data_dir / "mlflow").mkdir(parents=True)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
-    environment |= {"DO_NOT_TRACK": "1", "INFERLAKE_ADMIN_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-    registry = f"sqlite:///{data_dir / 'mlflow' / 'mlflow.db'}"
-    artifacts = (data_dir / "mlflow" / "artifacts").as_uri()
-    subprocess.run(
-        [sys.executable, "-c", REGISTER, registry, artifacts],
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    port, said = free_port(), data_dir.parent / "up.err"
-    command = [sys.executable, "-m", "serving.cli", "up", "--data-dir", str(data_dir)]
-    command += ["--port", str(port), "--no-dashboard"]
-    with said.open("wb") as errors:
-        up = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+    registered(data_dir)
+    up = up_on(data_dir, "--no-dashboard", INFERLAKE_ADMIN_TOKEN=TOKEN)
+    up.start()
     try:
-        assert up.stdout is not None
-        assert select.select([up.stdout], [], [], PATIENCE_SECONDS)[0], said.read_text()
-        assert up.stdout.readline().startswith("ready "), said.read_text()
-        yield f"http://127.0.0.1:{port}"
+        assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
+        yield up.url
     finally:
-        up.send_signal(signal.SIGTERM)
-        with up:
-            assert up.wait(PATIENCE_SECONDS) == 0, said.read_text()
+        assert up.end() == 0, up.errors.read_text()
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """`inferlake up` as a person meets it: one line when it is ready, one signal to end it."""
 
-import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,62 +29,9 @@ def eventually(condition):
         time.sleep(0.02)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Up:
-    """A running `inferlake up` on its own data directory."""
-
-    def __init__(self, data_dir, *arguments):
-        self.data_dir, self.port = data_dir, free_port()
-        self.arguments = arguments
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.errors = data_dir.parent / "stderr.txt"
-
-    def start(self):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
-        command = [
-            *(sys.executable, "-m", "serving.cli", "up", "--data-dir", str(self.data_dir)),
-            *("--port", str(self.port), "--dashboard-port", str(free_port())),
-            *self.arguments,
-        ]
-        with self.errors.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, env=clean, stdout=subprocess.PIPE, stderr=out, text=True
-            )
-        return self
-
-    def ready_line(self):
-        return self.process.stdout.readline().rstrip()
-
-    def pid(self, name):
-        """Pid in a ready file, or None."""
-        try:
-            return json.loads((self.data_dir / "run" / f"{name}.ready").read_text())["pid"]
-        except (FileNotFoundError, ValueError):
-            return None
-
-    def healthy(self):
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as reply:
-                return reply.status == 200
-        except OSError:
-            return False
-
-    def end(self, number=signal.SIGTERM):
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        with self.process:
-            self.process.wait(timeout=PATIENCE_SECONDS)
-        return self.process.returncode
-
-
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    up = Up(tmp_path_factory.mktemp("up") / "data").start()
+def running(tmp_path_factory, up_on):
+    up = up_on(tmp_path_factory.mktemp("up") / "data").start()
     try:
         assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
         yield up
@@ -112,8 +57,8 @@ def test_it_says_where_the_token_is_and_how_to_sign_in(running):
         assert not json.load(reply).get("endpoints")
 
 
-def test_a_second_one_on_the_same_directory_is_refused(running):
-    second = Up(running.data_dir)
+def test_a_second_one_on_the_same_directory_is_refused(running, up_on):
+    second = up_on(running.data_dir)
     second.errors = running.data_dir.parent / "second.txt"
     assert second.start().ready_line() == ""
     assert second.process.wait(timeout=PATIENCE_SECONDS) == 1
@@ -150,8 +95,8 @@ def test_sigterm_ends_everything_with_exit_code_0(running):
     assert not list((running.data_dir / "run").glob("*.ready"))
 
 
-def test_after_a_kill_of_the_supervisor_the_next_one_starts_at_once(tmp_path):
-    up = Up(tmp_path / "data", "--no-dashboard").start()
+def test_after_a_kill_of_the_supervisor_the_next_one_starts_at_once(tmp_path, up_on):
+    up = up_on(tmp_path / "data", "--no-dashboard").start()
     assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
     pids = [up.pid(name) for name in CHILDREN[:4]]
     up.end(signal.SIGKILL)

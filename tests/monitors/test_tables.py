@@ -79,7 +79,8 @@ def test_other_engines_read_the_documented_columns(tmp_path):
     write(uri, 1, [0])
     arrow = deltalake.DeltaTable(uri).to_pyarrow_table()
     assert arrow.schema.names[:3] == ["window", "log_type", "logging_table_commit_version"]
-    duck = duckdb.connect().sql("select column_name, quantiles[1] from arrow order by 1").fetchall()
+    connection = duckdb.connect()
+    duck = connection.sql("select column_name, quantiles[1] from arrow order by 1").fetchall()
     assert duck == [("a", 0.5), ("b", 0.5)]
 
 

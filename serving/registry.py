@@ -221,6 +221,7 @@ def _helper(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if key not in _HIDDEN}
     environment |= {
         "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "MLFLOW_REGISTRY_URI": settings.mlflow_uri,
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

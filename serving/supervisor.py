@@ -223,6 +223,7 @@ def exported(settings: Settings) -> dict[str, str]:
     environment["INFERLAKE_DATA_DIR"] = str(settings.data_dir.absolute())
     environment["INFERLAKE_URL"] = _url(settings)
     environment["MLFLOW_TRACKING_URI"] = settings.mlflow_uri
+    environment["MLFLOW_REGISTRY_URI"] = settings.mlflow_uri
     environment["DO_NOT_TRACK"] = "1"
     return environment
 

@@ -19,6 +19,7 @@ hypothesis.settings.load_profile("inferlake")
 def _no_registry_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow writes the address that it was given into the environment, for good."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
 
 
 @pytest.fixture

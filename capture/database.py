@@ -7,6 +7,7 @@ before any other process starts; `open_engine` never changes the schema.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A reading transaction: one snapshot, no lock against writers."""
     with engine.execution_options(inferlake_reading=True).begin() as connection:
         yield connection
+
+
+def columns(table: sa.Table, row_type: type) -> list[sa.Column[Any]]:
+    """Columns of a table in the order of a dataclass's fields, which are named like them."""
+    return [table.c[field.name] for field in fields(row_type)]
 
 
 def alembic_configuration(settings: Settings) -> alembic.config.Config:

@@ -1,7 +1,7 @@
 """SQL of the audit: who did what, written in the transaction that does it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -79,7 +79,7 @@ def read_audit(
     below_id: int | None = None,
 ) -> list[AuditRow]:
     """Audit rows newest first; from_ms included, to_ms excluded; ids under `below_id` if given."""
-    query = sa.select(*(audit.c[field.name] for field in fields(AuditRow)))
+    query = sa.select(*database.columns(audit, AuditRow))
     equal = {audit.c.endpoint: endpoint, audit.c.actor: actor, audit.c.action: action}
     for column, value in equal.items():
         if value is not None:

@@ -16,7 +16,16 @@ import sqlalchemy as sa
 
 from capture import database, errors, logline, outbox
 from capture.settings import Settings
-from serving import access, audit_state, configuration, contract, recording, registry, state
+from serving import (
+    access,
+    audit_state,
+    configuration,
+    contract,
+    recording,
+    registry,
+    replica_state,
+    state,
+)
 
 log = logline.logger(__name__)
 
@@ -134,7 +143,7 @@ def _change(
 ) -> Done:
     author = order.author
     deployments = {
-        key: each.deployment for key, each in state.states_of(connection, [seen.id]).items()
+        key: each.deployment for key, each in replica_state.states_of(connection, [seen.id]).items()
     }
     changed = state.accept_configuration(
         connection,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from serving import attributes, configuration, state
+from serving import access_state, attributes, configuration, replica_state, state
 
 _PRIVATE = frozenset({"model_digest"})
 _MIRRORED = {"entity_name": "model_name", "entity_version": "model_version"}
@@ -24,7 +24,7 @@ def rfc3339(unix_ms: int | None) -> str | None:
 def detailed(
     row: state.Endpoint,
     live: Mapping[tuple[str, int], state.Configuration],
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
     level: str,
     base_url: str,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def detailed(
 def summary(
     row: state.Endpoint,
     live: Mapping[tuple[str, int], state.Configuration],
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
 ) -> dict[str, Any]:
     """The endpoint object of a list."""
     active, pending = _of(row, row.active_version, live), _of(row, row.pending_version, live)
@@ -78,7 +78,7 @@ def _of(
 def _common(
     row: state.Endpoint,
     active: state.Configuration | None,
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
 ) -> dict[str, Any]:
     deployments = {key: each.deployment for key, each in states.items()}
     ready = configuration.is_ready(active.config if active else None, deployments, row.stopped)
@@ -103,7 +103,7 @@ def _common(
 def config(
     row: state.Endpoint,
     numbered: state.Configuration,
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
 ) -> dict[str, Any]:
     """A configuration with the states of its entities, under both spellings of entities."""
     entities = [
@@ -132,7 +132,7 @@ def plain_config(endpoint: str, normalised: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _entity(
-    entity: Mapping[str, Any], states: Mapping[str, state.EntityState], stopped: bool
+    entity: Mapping[str, Any], states: Mapping[str, replica_state.EntityState], stopped: bool
 ) -> dict[str, Any]:
     shown = {key: value for key, value in entity.items() if key not in _PRIVATE}
     found = states.get(entity["id"])
@@ -176,7 +176,7 @@ _PRINCIPALS = {
 }
 
 
-def permissions(endpoint_id: str, grants: Iterable[state.Grant]) -> dict[str, Any]:
+def permissions(endpoint_id: str, grants: Iterable[access_state.Grant]) -> dict[str, Any]:
     """The permissions object of an endpoint; administrators' rights are inherited."""
     listed = [
         _grant(_PRINCIPALS[grant.kind], grant.principal.removeprefix("group:"), grant.level, None)

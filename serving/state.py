@@ -1,23 +1,20 @@
-"""SQL of the control plane: endpoints, configurations, replicas, tokens, grants.
+"""SQL of the control plane: endpoints and configurations, and the views read across all tables.
 
-Who writes what: the API writes endpoints, configurations, tokens and grants; the controller writes
-replicas and entity states, and ends an update with `complete_update` or `fail_update`; gateways
-write demand. Secrets are in `secret_state`, the audit in `audit_state`. An endpoint's row is
-changed by compare-and-set on `row_version`. What a route table depends on raises the counter
-`routes` in the same transaction, so a gateway that polls the counter (`Watch`) never misses a
-change and never sees half of one.
+The API writes both; the controller ends an update with `complete_update` or `fail_update`. What
+runs is in `replica_state`, tokens and grants in `access_state`, secrets in `secret_state`, the
+audit in `audit_state`. An endpoint's row is changed by compare-and-set on `row_version`; whatever a
+route table depends on raises the counter `routes` (`changes_state`) in the same transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from capture import database, errors, names, outbox
-from serving import contract
+from serving import access_state, changes_state, contract, replica_state
 
-ROUTES = "routes"
 NOT_UPDATING, IN_PROGRESS = "NOT_UPDATING", "IN_PROGRESS"
 UPDATE_FAILED, UPDATE_CANCELED = "UPDATE_FAILED", "UPDATE_CANCELED"
 
@@ -59,79 +56,6 @@ configurations = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("origin", sa.String(20), nullable=False),
     sa.Column("activated_ms", sa.BigInteger),
-)
-
-replicas = sa.Table(
-    "replicas",
-    database.metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("endpoint_id", sa.String(32), nullable=False),
-    sa.Column("served_entity_id", sa.String(32), nullable=False, index=True),
-    sa.Column("socket", sa.String(400), nullable=False),
-    sa.Column("pid", sa.Integer),
-    sa.Column("pid_start", sa.Float(53)),
-    sa.Column("state", sa.String(20), nullable=False),
-    sa.Column("message", sa.Text),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("ready_ms", sa.BigInteger),
-    sa.Column("concurrency", sa.Integer, nullable=False),
-)
-
-entity_states = sa.Table(
-    "entity_states",
-    database.metadata,
-    sa.Column("endpoint_id", sa.String(32), primary_key=True),
-    sa.Column("served_entity_id", sa.String(32), primary_key=True),
-    sa.Column("deployment", sa.String(30), nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-    sa.Column("updated_ms", sa.BigInteger, nullable=False),
-)
-
-demand = sa.Table(
-    "demand",
-    database.metadata,
-    sa.Column("served_entity_id", sa.String(32), primary_key=True),
-    sa.Column("gateway", sa.String(64), primary_key=True),
-    sa.Column("waiting", sa.Integer, nullable=False),
-    sa.Column("in_flight", sa.Integer, nullable=False),
-    sa.Column("last_request_ms", sa.BigInteger, nullable=False),
-)
-
-tokens = sa.Table(
-    "tokens",
-    database.metadata,
-    sa.Column("id", sa.String(16), primary_key=True),
-    sa.Column("user", sa.String(256), nullable=False),
-    sa.Column("comment", sa.Text),
-    sa.Column("hash", sa.LargeBinary(32), nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("expires_ms", sa.BigInteger),
-    sa.Column("revoked_ms", sa.BigInteger),
-)
-
-sign_in_codes = sa.Table(
-    "sign_in_codes",
-    database.metadata,
-    sa.Column("hash", sa.LargeBinary(32), primary_key=True),
-    sa.Column("user", sa.String(256), nullable=False),
-    sa.Column("expires_ms", sa.BigInteger, nullable=False),
-    sa.Column("used", sa.Boolean, nullable=False),
-)
-
-grants = sa.Table(
-    "grants",
-    database.metadata,
-    sa.Column("endpoint_id", sa.String(32), primary_key=True),
-    sa.Column("principal", sa.String(280), primary_key=True),
-    sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("level", sa.String(20), nullable=False),
-)
-
-changes = sa.Table(
-    "changes",
-    database.metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("counter", sa.BigInteger, nullable=False),
 )
 
 
@@ -179,127 +103,12 @@ class Configuration:
     activated_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """A running copy of an entity. `state`: STARTING | READY | DRAINING | FAILED."""
-
-    id: str
-    endpoint_id: str
-    served_entity_id: str
-    socket: str
-    pid: int | None
-    pid_start: float | None
-    state: str
-    message: str | None
-    created_ms: int
-    ready_ms: int | None
-    concurrency: int
-
-
-@dataclass(frozen=True, slots=True)
-class EntityState:
-    """What the controller says of an entity. `deployment`: DEPLOYMENT_* of the contract."""
-
-    endpoint_id: str
-    served_entity_id: str
-    deployment: str
-    message: str
-    updated_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one gateway sees of an entity's load. last_request_ms: unix ms, 0 if none came yet."""
-
-    served_entity_id: str
-    gateway: str
-    waiting: int
-    in_flight: int
-    last_request_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token's public side and the SHA-256 of its text."""
-
-    id: str
-    user: str
-    comment: str | None
-    hash: bytes
-    created_ms: int
-    expires_ms: int | None
-    revoked_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """`principal`: the user's name, or `group:NAME`; `kind`: user | group | service_principal."""
-
-    endpoint_id: str
-    principal: str
-    kind: str
-    level: str
-
-
-def _columns(table: sa.Table, row_type: type) -> list[sa.Column[Any]]:
-    return [table.c[field.name] for field in fields(row_type)]
-
-
-# --- changes --------------------------------------------------------------------------------------
-
-
-def bump(connection: sa.Connection, name: str = ROUTES) -> None:
-    """Raise a counter of changes in this transaction."""
-    where = changes.c.name == name
-    done = connection.execute(sa.update(changes).where(where).values(counter=changes.c.counter + 1))
-    if done.rowcount == 0:
-        connection.execute(sa.insert(changes).values(name=name, counter=1))
-
-
-def counter(connection: sa.Connection, name: str = ROUTES) -> int:
-    """Value of a counter of changes; 0 before the first."""
-    found = connection.execute(sa.select(changes.c.counter).where(changes.c.name == name)).scalar()
-    return found or 0
-
-
-class Watch:
-    """Says cheaply whether a counter moved since the last question. Owned by one thread.
-
-    On SQLite `PRAGMA data_version` (of a connection that never writes) tells in microseconds that
-    no other connection committed at all; only else the counter is read."""
-
-    def __init__(self, engine: sa.Engine, name: str = ROUTES) -> None:
-        self._connection = engine.execution_options(inferlake_reading=True).connect()
-        self._sqlite = engine.dialect.name == "sqlite"
-        self._name = name
-        self._seen_file = -1
-        self._seen = -1
-
-    def changed(self) -> bool:
-        """True at the first call and whenever the counter moved since the last one."""
-        try:
-            if self._sqlite:
-                found = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-                if found == self._seen_file:
-                    return False
-                self._seen_file = found
-            now = counter(self._connection, self._name)
-        finally:
-            self._connection.rollback()
-        moved, self._seen = now != self._seen, now
-        return moved
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._connection.close()
-
-
 # --- endpoints and configurations -----------------------------------------------------------------
 
 
 def find_endpoint(connection: sa.Connection, name: str) -> Endpoint | None:
     """The endpoint of this name, if there is one."""
-    query = sa.select(*_columns(endpoints, Endpoint)).where(endpoints.c.name == name)
+    query = sa.select(*database.columns(endpoints, Endpoint)).where(endpoints.c.name == name)
     found = connection.execute(query).first()
     return Endpoint(*found) if found else None
 
@@ -314,7 +123,7 @@ def endpoint(connection: sa.Connection, name: str) -> Endpoint:
 
 def endpoint_by_id(connection: sa.Connection, endpoint_id: str) -> Endpoint:
     """The endpoint of this id. Raises DoesNotExist."""
-    query = sa.select(*_columns(endpoints, Endpoint)).where(endpoints.c.id == endpoint_id)
+    query = sa.select(*database.columns(endpoints, Endpoint)).where(endpoints.c.id == endpoint_id)
     found = connection.execute(query).first()
     if found is None:
         raise errors.DoesNotExist(f"Endpoint with id '{endpoint_id[:200]}' does not exist.")
@@ -323,7 +132,7 @@ def endpoint_by_id(connection: sa.Connection, endpoint_id: str) -> Endpoint:
 
 def all_endpoints(connection: sa.Connection) -> list[Endpoint]:
     """Every endpoint, by name."""
-    query = sa.select(*_columns(endpoints, Endpoint)).order_by(endpoints.c.name)
+    query = sa.select(*database.columns(endpoints, Endpoint)).order_by(endpoints.c.name)
     return [Endpoint(*row) for row in connection.execute(query)]
 
 
@@ -337,8 +146,10 @@ def insert_endpoint(connection: sa.Connection, row: Endpoint) -> None:
     except sa.exc.IntegrityError:
         # Two creations at once: where writers run side by side, the second one only sees it here.
         raise errors.AlreadyExists(f"Endpoint '{row.name}' exists already.") from None
-    put_grants(connection, row.id, [Grant(row.id, row.creator, "user", "CAN_MANAGE")])
-    bump(connection)
+    access_state.put_grants(
+        connection, row.id, [access_state.Grant(row.id, row.creator, "user", "CAN_MANAGE")]
+    )
+    changes_state.bump(connection)
 
 
 def write_endpoint(
@@ -352,24 +163,24 @@ def write_endpoint(
     )
     if done.rowcount == 0:
         raise errors.Conflict(f"Endpoint '{seen.name}' was changed meanwhile.")
-    bump(connection)
+    changes_state.bump(connection)
     return endpoint_by_id(connection, seen.id)
 
 
 def delete_endpoint(connection: sa.Connection, seen: Endpoint) -> None:
     """Remove an endpoint with its configurations, grants and states. Its replicas' rows stay, so
     that the controller finds and ends them."""
-    for table in (configurations, entity_states, grants):
+    for table in (configurations, replica_state.entity_states, access_state.grants):
         connection.execute(sa.delete(table).where(table.c.endpoint_id == seen.id))
     connection.execute(sa.delete(endpoints).where(endpoints.c.id == seen.id))
-    bump(connection)
+    changes_state.bump(connection)
 
 
 def configuration(
     connection: sa.Connection, endpoint_id: str, config_version: int
 ) -> Configuration | None:
     """One numbered configuration."""
-    query = sa.select(*_columns(configurations, Configuration)).where(
+    query = sa.select(*database.columns(configurations, Configuration)).where(
         configurations.c.endpoint_id == endpoint_id,
         configurations.c.config_version == config_version,
     )
@@ -382,7 +193,7 @@ def live_configurations(
 ) -> dict[tuple[str, int], Configuration]:
     """Active and pending configurations by (endpoint id, config version), of all or of some."""
     both = (endpoints.c.active_version, endpoints.c.pending_version)
-    query = sa.select(*_columns(configurations, Configuration)).join(
+    query = sa.select(*database.columns(configurations, Configuration)).join(
         endpoints,
         sa.and_(
             endpoints.c.id == configurations.c.endpoint_id,
@@ -399,7 +210,7 @@ def history(
     connection: sa.Connection, endpoint_id: str, limit: int, below: int | None = None
 ) -> list[Configuration]:
     """Configurations newest first, those under version `below` if given."""
-    query = sa.select(*_columns(configurations, Configuration)).where(
+    query = sa.select(*database.columns(configurations, Configuration)).where(
         configurations.c.endpoint_id == endpoint_id
     )
     if below is not None:
@@ -413,7 +224,7 @@ def configuration_before(
 ) -> Configuration | None:
     """The newest configuration under this number that ever was active."""
     query = (
-        sa.select(*_columns(configurations, Configuration))
+        sa.select(*database.columns(configurations, Configuration))
         .where(
             configurations.c.endpoint_id == endpoint_id,
             configurations.c.config_version < config_version,
@@ -458,10 +269,10 @@ def accept_configuration(
             **{field.name: getattr(row, field.name) for field in fields(Configuration)}
         )
     )
-    known = set(states_of(connection, [seen.id]))
+    known = set(replica_state.states_of(connection, [seen.id]))
     for entity in config["served_entities"]:
         if entity["id"] not in known:
-            set_entity_state(
+            replica_state.set_entity_state(
                 connection,
                 seen.id,
                 entity["id"],
@@ -502,7 +313,7 @@ def start_endpoint(connection: sa.Connection, seen: Endpoint, now_ms: int) -> En
     if running is None:
         return write_endpoint(connection, seen, now_ms, stopped=False, config_update=NOT_UPDATING)
     for entity in running.config["served_entities"]:
-        set_entity_state(
+        replica_state.set_entity_state(
             connection, seen.id, entity["id"], "DEPLOYMENT_CREATING", "Waiting to start.", now_ms
         )
     return write_endpoint(
@@ -544,7 +355,7 @@ def fail_update(
 
 
 def _pending(connection: sa.Connection, endpoint_id: str, version: int) -> Endpoint | None:
-    query = sa.select(*_columns(endpoints, Endpoint)).where(
+    query = sa.select(*database.columns(endpoints, Endpoint)).where(
         endpoints.c.id == endpoint_id,
         endpoints.c.pending_version == version,
         endpoints.c.config_update == IN_PROGRESS,
@@ -585,9 +396,9 @@ def _forget_states(connection: sa.Connection, changed: Endpoint) -> None:
     live = live_configurations(connection, [changed.id]).values()
     kept = {entity["id"] for each in live for entity in each.config["served_entities"]}
     connection.execute(
-        sa.delete(entity_states).where(
-            entity_states.c.endpoint_id == changed.id,
-            entity_states.c.served_entity_id.not_in(kept),
+        sa.delete(replica_state.entity_states).where(
+            replica_state.entity_states.c.endpoint_id == changed.id,
+            replica_state.entity_states.c.served_entity_id.not_in(kept),
         )
     )
 
@@ -659,115 +470,6 @@ def _wanted(row: Endpoint, live: Mapping[tuple[str, int], Configuration]) -> Wan
         row.update_started_ms if updating else None,
         tuple(wanted.values()),
     )
-
-
-def set_entity_state(
-    connection: sa.Connection,
-    endpoint_id: str,
-    served_entity_id: str,
-    deployment: str,
-    message: str,
-    now_ms: int,
-) -> None:
-    """Say how an entity's deployment stands: DEPLOYMENT_{CREATING, RECOVERING, READY, FAILED,
-    ABORTED} and a sentence for people."""
-    key = (entity_states.c.endpoint_id == endpoint_id) & (
-        entity_states.c.served_entity_id == served_entity_id
-    )
-    values = {"deployment": deployment, "message": message, "updated_ms": now_ms}
-    done = connection.execute(sa.update(entity_states).where(key).values(**values))
-    if done.rowcount == 0:
-        connection.execute(
-            sa.insert(entity_states).values(
-                endpoint_id=endpoint_id, served_entity_id=served_entity_id, **values
-            )
-        )
-
-
-def states_of(
-    connection: sa.Connection, endpoint_ids: Sequence[str] | None = None
-) -> dict[str, EntityState]:
-    """Entity states by served entity id, of all endpoints or of some."""
-    query = sa.select(*_columns(entity_states, EntityState))
-    if endpoint_ids is not None:
-        query = query.where(entity_states.c.endpoint_id.in_(endpoint_ids))
-    found = (EntityState(*row) for row in connection.execute(query))
-    return {each.served_entity_id: each for each in found}
-
-
-def all_replicas(connection: sa.Connection) -> list[Replica]:
-    """Every replica row, those of deleted endpoints included, oldest first."""
-    query = sa.select(*_columns(replicas, Replica)).order_by(replicas.c.created_ms, replicas.c.id)
-    return [Replica(*row) for row in connection.execute(query)]
-
-
-def add_replica(connection: sa.Connection, row: Replica) -> None:
-    """Write a replica that is about to start."""
-    connection.execute(
-        sa.insert(replicas).values(
-            **{field.name: getattr(row, field.name) for field in fields(Replica)}
-        )
-    )
-    bump(connection)
-
-
-def set_replica(connection: sa.Connection, replica_id: str, **values: Any) -> bool:
-    """Change columns of a replica (state, message, pid, pid_start, ready_ms, concurrency, socket).
-    False: there is no such row."""
-    where = replicas.c.id == replica_id
-    done = connection.execute(sa.update(replicas).where(where).values(**values))
-    bump(connection)
-    return done.rowcount == 1
-
-
-def remove_replica(connection: sa.Connection, replica_id: str) -> None:
-    """Forget a replica that has ended."""
-    connection.execute(sa.delete(replicas).where(replicas.c.id == replica_id))
-    bump(connection)
-
-
-def set_demand(connection: sa.Connection, rows: Iterable[Demand]) -> None:
-    """Write what one gateway sees; it owns its rows, so nobody else writes them."""
-    for row in rows:
-        key = (demand.c.served_entity_id == row.served_entity_id) & (
-            demand.c.gateway == row.gateway
-        )
-        values = {
-            "waiting": row.waiting,
-            "in_flight": row.in_flight,
-            "last_request_ms": row.last_request_ms,
-        }
-        done = connection.execute(sa.update(demand).where(key).values(**values))
-        if done.rowcount == 0:
-            connection.execute(
-                sa.insert(demand).values(
-                    served_entity_id=row.served_entity_id, gateway=row.gateway, **values
-                )
-            )
-
-
-def clear_demand(
-    connection: sa.Connection, *, gateway: str | None = None, served_entity_id: str | None = None
-) -> None:
-    """Remove the rows of a gateway that ended, or of an entity that is gone."""
-    query = sa.delete(demand)
-    if gateway is not None:
-        query = query.where(demand.c.gateway == gateway)
-    if served_entity_id is not None:
-        query = query.where(demand.c.served_entity_id == served_entity_id)
-    connection.execute(query)
-
-
-def demand_by_entity(connection: sa.Connection) -> dict[str, Demand]:
-    """Load by served entity id, summed over gateways (`gateway` is empty), newest request time."""
-    query = sa.select(
-        demand.c.served_entity_id,
-        sa.func.sum(demand.c.waiting),
-        sa.func.sum(demand.c.in_flight),
-        sa.func.max(demand.c.last_request_ms),
-    ).group_by(demand.c.served_entity_id)
-    rows = connection.execute(query)
-    return {key: Demand(key, "", int(w), int(f), last) for key, w, f, last in rows}
 
 
 # --- what a gateway reads -------------------------------------------------------------------------
@@ -845,14 +547,17 @@ def snapshot(connection: sa.Connection) -> Snapshot:
     """Read what a route table is built from; give it a `database.reading` connection."""
     live = live_configurations(connection)
     running: dict[str, list[ReplicaView]] = {}
-    for replica in all_replicas(connection):
+    for replica in replica_state.all_replicas(connection):
         if replica.state == "READY":
             view = ReplicaView(replica.id, replica.socket, replica.concurrency)
             running.setdefault(replica.served_entity_id, []).append(view)
     return Snapshot(
         tuple(_endpoint_view(row, live, running) for row in all_endpoints(connection)),
-        {t.id: TokenView(t.user, t.hash, t.expires_ms) for t in valid_tokens(connection)},
-        {(g.endpoint_id, g.principal): g.level for g in all_grants(connection)},
+        {
+            t.id: TokenView(t.user, t.hash, t.expires_ms)
+            for t in access_state.valid_tokens(connection)
+        },
+        {(g.endpoint_id, g.principal): g.level for g in access_state.all_grants(connection)},
         frozenset({contract.ADMIN_USER}),
     )
 
@@ -894,125 +599,15 @@ def _endpoint_view(
     )
 
 
-# --- tokens and sign-in codes ---------------------------------------------------------------------
-
-
-def add_token(connection: sa.Connection, row: Token) -> None:
-    """Write a token; its text is nowhere, only its hash."""
-    values = {field.name: getattr(row, field.name) for field in fields(Token)}
-    connection.execute(sa.insert(tokens).values(**values))
-    bump(connection)
-
-
-def valid_tokens(connection: sa.Connection) -> list[Token]:
-    """Tokens that were not revoked, oldest first; the caller looks at the expiry."""
-    query = (
-        sa.select(*_columns(tokens, Token))
-        .where(tokens.c.revoked_ms.is_(None))
-        .order_by(tokens.c.created_ms, tokens.c.id)
-    )
-    return [Token(*row) for row in connection.execute(query)]
-
-
-def token(connection: sa.Connection, token_id: str) -> Token:
-    """A token by its public id. Raises DoesNotExist for unknown and revoked ones."""
-    query = sa.select(*_columns(tokens, Token)).where(
-        tokens.c.id == token_id, tokens.c.revoked_ms.is_(None)
-    )
-    found = connection.execute(query).first()
-    if found is None:
-        raise errors.DoesNotExist(f"Token '{token_id[:200]}' does not exist.")
-    return Token(*found)
-
-
-def revoke_token(connection: sa.Connection, token_id: str, now_ms: int) -> None:
-    """The token is worth nothing from now on."""
-    where = tokens.c.id == token_id
-    connection.execute(sa.update(tokens).where(where).values(revoked_ms=now_ms))
-    bump(connection)
-
-
-def drop_expired_tokens(connection: sa.Connection, now_ms: int) -> None:
-    """Forget tokens and codes that expired a day ago, so that sign-ins do not pile up."""
-    day_ago = now_ms - 86_400_000
-    connection.execute(sa.delete(tokens).where(tokens.c.expires_ms < day_ago))
-    connection.execute(sa.delete(sign_in_codes).where(sign_in_codes.c.expires_ms < day_ago))
-
-
-def add_sign_in_code(connection: sa.Connection, hash: bytes, user: str, expires_ms: int) -> None:
-    """Write a one-time code, by the SHA-256 of its text."""
-    connection.execute(
-        sa.insert(sign_in_codes).values(hash=hash, user=user, expires_ms=expires_ms, used=False)
-    )
-
-
-def use_sign_in_code(connection: sa.Connection, hash: bytes, now_ms: int) -> str | None:
-    """Take a code once: its user, or None if it is unknown, used or expired."""
-    valid = (
-        (sign_in_codes.c.hash == hash)
-        & sign_in_codes.c.used.is_(False)
-        & (sign_in_codes.c.expires_ms > now_ms)
-    )
-    done = connection.execute(sa.update(sign_in_codes).where(valid).values(used=True))
-    if done.rowcount == 0:
-        return None
-    where = sign_in_codes.c.hash == hash
-    return connection.execute(sa.select(sign_in_codes.c.user).where(where)).scalar_one()
-
-
-# --- grants ---------------------------------------------------------------------------------------
-
-
-def all_grants(connection: sa.Connection) -> list[Grant]:
-    """Every grant on every endpoint."""
-    return [Grant(*row) for row in connection.execute(sa.select(*_columns(grants, Grant)))]
-
-
-def grants_on(connection: sa.Connection, endpoint_id: str) -> list[Grant]:
-    """Grants on one endpoint, by principal."""
-    query = (
-        sa.select(*_columns(grants, Grant))
-        .where(grants.c.endpoint_id == endpoint_id)
-        .order_by(grants.c.principal)
-    )
-    return [Grant(*row) for row in connection.execute(query)]
-
-
-def grants_to(connection: sa.Connection, principal: str) -> list[tuple[str, Grant]]:
+def grants_to(connection: sa.Connection, principal: str) -> list[tuple[str, access_state.Grant]]:
     """(endpoint name, grant) for one principal, by endpoint name."""
     query = (
-        sa.select(endpoints.c.name, *_columns(grants, Grant))
-        .join(endpoints, endpoints.c.id == grants.c.endpoint_id)
-        .where(grants.c.principal == principal)
+        sa.select(endpoints.c.name, *database.columns(access_state.grants, access_state.Grant))
+        .join(endpoints, endpoints.c.id == access_state.grants.c.endpoint_id)
+        .where(access_state.grants.c.principal == principal)
         .order_by(endpoints.c.name)
     )
-    return [(row[0], Grant(*row[1:])) for row in connection.execute(query)]
-
-
-def put_grants(connection: sa.Connection, endpoint_id: str, rows: Iterable[Grant]) -> None:
-    """Add grants, or change their level."""
-    for row in rows:
-        key = (grants.c.endpoint_id == endpoint_id) & (grants.c.principal == row.principal)
-        values = {"kind": row.kind, "level": row.level}
-        done = connection.execute(sa.update(grants).where(key).values(**values))
-        if done.rowcount == 0:
-            connection.execute(
-                sa.insert(grants).values(endpoint_id=endpoint_id, principal=row.principal, **values)
-            )
-    bump(connection)
-
-
-def drop_grants(
-    connection: sa.Connection, *, endpoint_id: str | None = None, principal: str | None = None
-) -> None:
-    """Take back all grants on an endpoint, of a principal, or of both."""
-    query = sa.delete(grants)
-    if endpoint_id is not None:
-        query = query.where(grants.c.endpoint_id == endpoint_id)
-    if principal is not None:
-        query = query.where(grants.c.principal == principal)
-    connection.execute(query)
-    bump(connection)
+    return [(row[0], access_state.Grant(*row[1:])) for row in connection.execute(query)]
 
 
 def new_endpoint_id() -> str:

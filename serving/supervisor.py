@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from capture import database
 from capture.settings import Settings
-from serving import children, contract, processes, state
+from serving import access_state, children, contract, processes
 
 CODE_SECONDS = 600
 LONGEST_SOCKET_PATH_BYTES = 107
@@ -159,7 +159,7 @@ def dashboard_link(settings: Settings) -> str:
     engine = database.open_engine(settings)
     try:
         with database.transaction(engine) as connection:
-            state.add_sign_in_code(connection, digest, contract.ADMIN_USER, expires_ms)
+            access_state.add_sign_in_code(connection, digest, contract.ADMIN_USER, expires_ms)
     finally:
         engine.dispose()
     return f"http://{_shown(settings.host)}:{settings.dashboard_port}/?code={code}"

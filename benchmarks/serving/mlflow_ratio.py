@@ -162,7 +162,7 @@ def prepare(folder: Path, model: Path) -> Path:
     gives the worker's spec file."""
     from capture import catalog, database
     from capture.settings import Settings
-    from serving import state
+    from serving import replica_state, state
 
     settings = Settings(data_dir=folder)
     folder.mkdir()
@@ -188,9 +188,11 @@ def prepare(folder: Path, model: Path) -> Path:
             db, seen, config, created_by="admin", reason=None, origin="user", at_once=True,
             now_ms=1,
         )  # fmt: skip
-        state.add_replica(
+        replica_state.add_replica(
             db,
-            state.Replica("r1", seen.id, "e1", str(path), None, None, "READY", None, 1, 1, 4),
+            replica_state.Replica(
+                "r1", seen.id, "e1", str(path), None, None, "READY", None, 1, 1, 4
+            ),
         )
         columns = dict.fromkeys(COLUMNS, "double")
         catalog.record(db, "main.d.lr_payload", seen.id, "lr", columns, {}, 1)

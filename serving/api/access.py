@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from capture import database, errors
-from serving import access, audit_state, contract, fields, replies, state
+from serving import access, access_state, audit_state, contract, fields, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -67,10 +67,10 @@ class Access:
         now = now_ms()
         made = _Made(lifetime_seconds=SESSION_SECONDS, now=now)
         with self.context.change() as db:
-            user = state.use_sign_in_code(db, access.token_hash(code), now)
+            user = access_state.use_sign_in_code(db, access.token_hash(code), now)
             if user is not None:
-                state.drop_expired_tokens(db, now)
-                state.add_token(db, made.row(user, "signed in"))
+                access_state.drop_expired_tokens(db, now)
+                access_state.add_token(db, made.row(user, "signed in"))
                 audit_state.write_audit(db, user, "token.sign_in", now, after={"id": made.id})
         if user is None:
             self.context.data_plane.door.failed(envelope.address(request.scope), time.monotonic())
@@ -85,7 +85,7 @@ class Access:
         who, given = caller(request), reading.query(request, reading.PAGE)
         page = reading.page(given)
         with database.reading(self.context.engine) as db:
-            known = [t for t in state.valid_tokens(db) if who.is_admin or t.user == who.user]
+            known = [t for t in access_state.valid_tokens(db) if who.is_admin or t.user == who.user]
         known.sort(key=lambda each: each.id)
         rest = [each for each in known if page.after is None or each.id > page.after]
         reply: dict[str, Any] = {"tokens": [_shown(each) for each in rest[: page.size]]}
@@ -107,7 +107,7 @@ class Access:
         made = _Made(lifetime_seconds=seconds, now=now_ms())
         row = made.row(user, fields.text(asked, "comment", 1024, least=0))
         with self.context.change() as db:
-            state.add_token(db, row)
+            access_state.add_token(db, row)
             audit_state.write_audit(
                 db, who.user, "token.create", made.now, after={"id": made.id, "user": user}
             )
@@ -117,10 +117,10 @@ class Access:
         """The token is worth nothing from now on."""
         who = caller(request)
         with self.context.change() as db:
-            row = state.token(db, token_id)
+            row = access_state.token(db, token_id)
             if not who.is_admin and row.user != who.user:
                 raise errors.DoesNotExist(f"Token '{token_id[:200]}' does not exist.")
-            state.revoke_token(db, token_id, now_ms())
+            access_state.revoke_token(db, token_id, now_ms())
             before = {"id": row.id, "user": row.user}
             audit_state.write_audit(db, who.user, "token.revoke", now_ms(), before=before)
         return envelope.Json({})
@@ -149,10 +149,12 @@ class Access:
         ]
         with self.context.change() as db:
             before = {name: grant.level for name, grant in state.grants_to(db, user)}
-            state.drop_grants(db, principal=user)
+            access_state.drop_grants(db, principal=user)
             for name, level in asked:
                 row = state.endpoint(db, name)
-                state.put_grants(db, row.id, [state.Grant(row.id, user, "user", level)])
+                access_state.put_grants(
+                    db, row.id, [access_state.Grant(row.id, user, "user", level)]
+                )
             after = dict(asked)
             audit_state.write_audit(
                 db, who.user, "grants.put", now_ms(), before=before, after={"user": user, **after}
@@ -165,7 +167,7 @@ class Access:
         """Who may do what on an endpoint, by its id."""
         with database.reading(self.context.engine) as db:
             self._row(db, request, endpoint_id, "CAN_VIEW")
-            found = state.grants_on(db, endpoint_id)
+            found = access_state.grants_on(db, endpoint_id)
         return envelope.Json(replies.permissions(endpoint_id, found))
 
     def set_permissions(
@@ -192,12 +194,12 @@ class Access:
         asked = _acl(fields.body(body), endpoint_id)
         with self.context.change() as db:
             row = state.endpoint_by_id(db, endpoint_id)
-            before = {grant.principal: grant.level for grant in state.grants_on(db, row.id)}
+            before = {grant.principal: grant.level for grant in access_state.grants_on(db, row.id)}
             if replace:
-                state.drop_grants(db, endpoint_id=row.id)
-            creator = state.Grant(row.id, row.creator, "user", "CAN_MANAGE")
-            state.put_grants(db, row.id, [*asked, creator])
-            found = state.grants_on(db, row.id)
+                access_state.drop_grants(db, endpoint_id=row.id)
+            creator = access_state.Grant(row.id, row.creator, "user", "CAN_MANAGE")
+            access_state.put_grants(db, row.id, [*asked, creator])
+            found = access_state.grants_on(db, row.id)
             after = {grant.principal: grant.level for grant in found}
             audit_state.write_audit(
                 db,
@@ -229,12 +231,12 @@ class _Made:
         self.now = now
         self.expires = now + lifetime_seconds * 1000 if lifetime_seconds is not None else None
 
-    def row(self, user: str, comment: str | None) -> state.Token:
+    def row(self, user: str, comment: str | None) -> access_state.Token:
         hashed = access.token_hash(self.text)
-        return state.Token(self.id, user, comment, hashed, self.now, self.expires, None)
+        return access_state.Token(self.id, user, comment, hashed, self.now, self.expires, None)
 
 
-def _shown(row: state.Token) -> dict[str, Any]:
+def _shown(row: access_state.Token) -> dict[str, Any]:
     return {
         "id": row.id,
         "user": row.user,
@@ -259,12 +261,12 @@ def _level(item: fields.Field, key: str) -> access.Level:
     return item.need(key).choice(access.LEVELS)
 
 
-def _acl(body: fields.Field, endpoint_id: str) -> Sequence[state.Grant]:
+def _acl(body: fields.Field, endpoint_id: str) -> Sequence[access_state.Grant]:
     found = body.get("access_control_list")
     return [_grant(item, endpoint_id) for item in (found.items(1000) if found else ())]
 
 
-def _grant(item: fields.Field, endpoint_id: str) -> state.Grant:
+def _grant(item: fields.Field, endpoint_id: str) -> access_state.Grant:
     named = [(kind, each) for key, kind in _KINDS.items() if (each := item.get(key)) is not None]
     if len(named) != 1:
         raise errors.InvalidParameter(
@@ -273,5 +275,5 @@ def _grant(item: fields.Field, endpoint_id: str) -> state.Grant:
     kind, each = named[0]
     level = _level(item, "permission_level")
     if kind != "group":
-        return state.Grant(endpoint_id, each.text(256), kind, level)
-    return state.Grant(endpoint_id, f"group:{each.choice(GROUPS)}", kind, level)
+        return access_state.Grant(endpoint_id, each.text(256), kind, level)
+    return access_state.Grant(endpoint_id, f"group:{each.choice(GROUPS)}", kind, level)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from capture import catalog, database, errors
 from monitors import state as monitors_state
-from serving import access, audit_state, contract, replies, state
+from serving import access, audit_state, contract, replica_state, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -100,7 +100,7 @@ class Administration:
         with database.reading(self.context.engine) as db:
             rows = [row for row in state.all_endpoints(db) if self.context.right(who, row)]
             live = state.live_configurations(db)
-            states = state.states_of(db)
+            states = replica_state.states_of(db)
             names = {row.name for row in rows}
             monitors = [m for m in monitors_state.failing_monitors(db) if m.status != PENDING]
             inbox = [
@@ -153,7 +153,7 @@ def _endpoint(
     db: sa.Connection,
     row: state.Endpoint,
     live: Mapping[tuple[str, int], state.Configuration],
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
 ) -> _Seen:
     summary = replies.summary(row, live, states)
     version = row.active_version or row.pending_version
@@ -207,7 +207,7 @@ def _alerting(db: sa.Connection, names: set[str]) -> Iterable[dict[str, Any]]:
 def _unready(
     row: state.Endpoint,
     live: Mapping[tuple[str, int], state.Configuration],
-    states: Mapping[str, state.EntityState],
+    states: Mapping[str, replica_state.EntityState],
 ) -> dict[str, Any] | None:
     """An endpoint that is down, or whose last update failed; one that starts or was stopped on
     purpose needs nobody."""

@@ -13,7 +13,15 @@ from starlette.types import Receive, Scope, Send
 
 from capture import catalog, database, errors, logline
 from capture.settings import Settings
-from serving import access, configuration, promotion, replies, state
+from serving import (
+    access,
+    changes_state,
+    configuration,
+    promotion,
+    replica_state,
+    replies,
+    state,
+)
 from serving.api import envelope
 
 log = logline.logger(__name__)
@@ -140,7 +148,7 @@ class Context:
         called after the reads of a reply, in a thread of the pool: the loop takes the routes over
         before it sends that reply, so that NOT_UPDATING means that the next query meets the new
         configuration here."""
-        version = state.counter(db)
+        version = changes_state.counter(db)
         if version > self.data_plane.version:
             self.data_plane.publish(version, state.snapshot(db))
 
@@ -149,7 +157,7 @@ class Context:
         with database.reading(self.engine) as db:
             row = state.endpoint_by_id(db, endpoint_id)
             live = state.live_configurations(db, [row.id])
-            states = state.states_of(db, [row.id])
+            states = replica_state.states_of(db, [row.id])
             self.catch_up(db)
         level = self.right(who, row) or "CAN_MANAGE"
         return replies.detailed(row, live, states, level, self.settings.url)

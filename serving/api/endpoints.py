@@ -22,6 +22,7 @@ from serving import (
     promotion,
     recording,
     registry,
+    replica_state,
     replies,
     secret_state,
     state,
@@ -81,7 +82,7 @@ class Endpoints:
         with database.reading(self.context.engine) as db:
             rows = [row for row in state.all_endpoints(db) if self.context.right(who, row)]
             live = state.live_configurations(db)
-            states = state.states_of(db)
+            states = replica_state.states_of(db)
             self.context.catch_up(db)
         return envelope.Json({"endpoints": [replies.summary(row, live, states) for row in rows]})
 
@@ -297,7 +298,9 @@ class Endpoints:
             asked.config, present, active, asked.resolved, (row.id, row.name), who
         )
         self._check_secrets(db, request, config)
-        deployments = {key: s.deployment for key, s in state.states_of(db, [row.id]).items()}
+        deployments = {
+            key: s.deployment for key, s in replica_state.states_of(db, [row.id]).items()
+        }
         changed = state.accept_configuration(
             db,
             row,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from capture import logline
 from capture.settings import Settings
-from serving import processes, state
+from serving import processes, replica_state
 from serving.controller import local, replicas, shapes, wanted
 
 log = logline.logger(__name__)
@@ -33,7 +33,7 @@ class _Held:
     """One replica. `since`: monotonic time of its present state; `pulse`: once it has a process;
     `trouble`: why it never got one."""
 
-    row: state.Replica
+    row: replica_state.Replica
     since: float
     log_path: Path | None
     pulse: replicas.Pulse | None = None
@@ -65,7 +65,7 @@ class Holding:
 
     # --- looking ----------------------------------------------------------------------------------
 
-    def adopt(self, rows: Sequence[state.Replica]) -> None:
+    def adopt(self, rows: Sequence[replica_state.Replica]) -> None:
         """Take over the replicas that a controller before this one left."""
         for row in rows:
             process = self._process_of(row)
@@ -113,7 +113,7 @@ class Holding:
     def ids(self) -> list[str]:
         return list(self._held)
 
-    def _process_of(self, row: state.Replica) -> processes.Identity | None:
+    def _process_of(self, row: replica_state.Replica) -> processes.Identity | None:
         if row.pid is None or row.pid_start is None:
             return self.backend.adopt(row.socket)
         process = processes.Identity(row.pid, row.pid_start)
@@ -148,7 +148,9 @@ class Holding:
 
     # --- acting -----------------------------------------------------------------------------------
 
-    def start(self, row: state.Replica, order: local.Order, started: Started, now: float) -> None:
+    def start(
+        self, row: replica_state.Replica, order: local.Order, started: Started, now: float
+    ) -> None:
         """Have a process started for a new row; `started` is told when it is there."""
         held = self._held[row.id] = _Held(row, now, order.log)
         held.tasks.append(asyncio.create_task(self._start(held, order, started)))

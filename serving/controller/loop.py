@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from capture import database, logline
 from capture.settings import Settings
-from serving import processes, state
+from serving import changes_state, processes, replica_state, state
 from serving.controller import holding, local, preparation, reconcile, shapes, wanted
 
 log = logline.logger(__name__)
@@ -46,7 +46,7 @@ class _Decided:
     once, so that SQL and the mirror of its rows go the same way."""
 
     steps: tuple[shapes.Step, ...]
-    starts: Sequence[tuple[state.Replica, local.Order] | None]
+    starts: Sequence[tuple[replica_state.Replica, local.Order] | None]
     gone: Set[str]
 
 
@@ -69,7 +69,7 @@ class Controller:
         self._knock = asyncio.Event()
         self._stopping = False
         self._warm_at: float | None = None
-        self._watch = state.Watch(engine)
+        self._watch = changes_state.Watch(engine)
         self._stale = True
         self._facts = _Facts()
 
@@ -146,9 +146,9 @@ class Controller:
         stops = {step.replica_id for step in steps if isinstance(step, shapes.Stop)}
         return _Decided(steps, starts, {each for each in stops if self.holding.gone(each)})
 
-    def _new(self, step: shapes.Start) -> tuple[state.Replica, local.Order]:
+    def _new(self, step: shapes.Start) -> tuple[replica_state.Replica, local.Order]:
         replica_id = secrets.token_hex(6)
-        row = state.Replica(
+        row = replica_state.Replica(
             id=replica_id,
             endpoint_id=step.endpoint_id,
             served_entity_id=step.entity_id,
@@ -165,23 +165,23 @@ class Controller:
 
     # --- SQL, in a thread -------------------------------------------------------------------------
 
-    def _rows(self) -> list[state.Replica]:
+    def _rows(self) -> list[replica_state.Replica]:
         with database.reading(self.engine) as connection:
-            return state.all_replicas(connection)
+            return replica_state.all_replicas(connection)
 
     def _read(self) -> _Facts:
         changed = self._watch.changed() or self._stale
         with database.reading(self.engine) as connection:
             demand = {
                 entity_id: shapes.Demand(d.waiting, d.in_flight, d.last_request_ms)
-                for entity_id, d in state.demand_by_entity(connection).items()
+                for entity_id, d in replica_state.demand_by_entity(connection).items()
             }
             if not changed:
                 return dataclasses.replace(self._facts, demand=demand)
             found = tuple(state.desired(connection))
             states = {
                 entity_id: shapes.State(said.deployment, said.message)
-                for entity_id, said in state.states_of(connection).items()
+                for entity_id, said in replica_state.states_of(connection).items()
             }
         self._stale = False
         limits = {
@@ -199,19 +199,21 @@ class Controller:
             for step, start in zip(decided.steps, decided.starts, strict=True):
                 match step:
                     case shapes.Start() if start is not None:
-                        state.add_replica(db, start[0])
+                        replica_state.add_replica(db, start[0])
                     case shapes.Admit(replica_id):
-                        state.set_replica(db, replica_id, state=shapes.READY, ready_ms=now_ms)
+                        replica_state.set_replica(
+                            db, replica_id, state=shapes.READY, ready_ms=now_ms
+                        )
                     case shapes.Drain(replica_id):
-                        state.set_replica(db, replica_id, state=shapes.DRAINING)
+                        replica_state.set_replica(db, replica_id, state=shapes.DRAINING)
                     case shapes.Stop(replica_id) if replica_id in decided.gone:
-                        state.remove_replica(db, replica_id)
+                        replica_state.remove_replica(db, replica_id)
                     case shapes.Stop(replica_id):
                         if self.holding.state_of(replica_id) != shapes.DRAINING:
-                            state.set_replica(db, replica_id, state=shapes.DRAINING)
+                            replica_state.set_replica(db, replica_id, state=shapes.DRAINING)
                     case shapes.Mark(endpoint_id, entity_id, said):
                         words = (said.deployment, said.message)
-                        state.set_entity_state(db, endpoint_id, entity_id, *words, now_ms)
+                        replica_state.set_entity_state(db, endpoint_id, entity_id, *words, now_ms)
                     case shapes.Complete(endpoint_id, version):
                         state.complete_update(db, endpoint_id, version, now_ms)
                     case shapes.Fail(endpoint_id, version, message):
@@ -219,12 +221,14 @@ class Controller:
 
     def _write_process(self, replica_id: str, process: processes.Identity) -> None:
         with database.transaction(self.engine) as connection:
-            state.set_replica(connection, replica_id, pid=process.pid, pid_start=process.start)
+            replica_state.set_replica(
+                connection, replica_id, pid=process.pid, pid_start=process.start
+            )
 
     def _remove_rows(self, replica_ids: Sequence[str]) -> None:
         with database.transaction(self.engine) as connection:
             for replica_id in replica_ids:
-                state.remove_replica(connection, replica_id)
+                replica_state.remove_replica(connection, replica_id)
 
     # --- acting -----------------------------------------------------------------------------------
 
@@ -259,7 +263,7 @@ class Controller:
             if entity.id == entity_id
         )
 
-    def _order(self, row: state.Replica, fresh: bool) -> local.Order:
+    def _order(self, row: replica_state.Replica, fresh: bool) -> local.Order:
         endpoint, entity = self._definition(row.served_entity_id)
         prepared = self.preparations.ready(entity.id)
         log_path = local.log_path(self.settings, endpoint, entity.name, row.id)

@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from capture import database, logline
-from serving import state
+from serving import changes_state, replica_state, state
 from serving.gateway import replicas
 
 log = logline.logger(__name__)
@@ -26,7 +26,7 @@ LEAST_DEMAND_SECONDS = 0.02  # at most this often in a burst of arrivals for a s
 def read_snapshot(engine: sa.Engine) -> tuple[int, state.Snapshot]:
     """What a route table is drawn from, now, and the count of changes up to it."""
     with database.reading(engine) as connection:
-        return state.counter(connection), state.snapshot(connection)
+        return changes_state.counter(connection), state.snapshot(connection)
 
 
 class Clerk:
@@ -48,14 +48,14 @@ class Clerk:
         self._offered: Sequence[replicas.Load] | None = None
         self._urgent = False
         self._written: dict[str, replicas.Load] = {}
-        self._watch: state.Watch | None = None
+        self._watch: changes_state.Watch | None = None
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="clerk", daemon=True)
 
     def start(self) -> None:
         """Forget the demand that an earlier gateway of this name left, then watch."""
         with database.transaction(self._engine) as connection:
-            state.clear_demand(connection, gateway=self._gateway)
+            replica_state.clear_demand(connection, gateway=self._gateway)
         self._thread.start()
 
     def offer(self, loads: Sequence[replicas.Load], urgent: bool) -> None:
@@ -81,7 +81,7 @@ class Clerk:
         self._wake.set()
         self._thread.join()
         with database.transaction(self._engine) as connection:
-            state.clear_demand(connection, gateway=self._gateway)
+            replica_state.clear_demand(connection, gateway=self._gateway)
 
     def _run(self) -> None:
         while not self._stopped:
@@ -102,7 +102,7 @@ class Clerk:
         if self._urgent or self._offered is not None:
             self._write_demand()
         if self._watch is None:
-            self._watch = state.Watch(self._engine)
+            self._watch = changes_state.Watch(self._engine)
         if self._watch.changed():
             self._publish(*read_snapshot(self._engine))
 
@@ -112,7 +112,7 @@ class Clerk:
         changed = [load for load in offered if self._written.get(load.served_entity_id) != load]
         if changed:
             rows = [
-                state.Demand(
+                replica_state.Demand(
                     load.served_entity_id,
                     self._gateway,
                     load.waiting,
@@ -122,7 +122,7 @@ class Clerk:
                 for load in changed
             ]
             with database.transaction(self._engine) as connection:
-                state.set_demand(connection, rows)
+                replica_state.set_demand(connection, rows)
             self._written.update({load.served_entity_id: load for load in changed})
         if urgent:
             self.poke()

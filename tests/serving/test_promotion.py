@@ -11,7 +11,16 @@ import sqlalchemy as sa
 
 from capture import catalog, database, errors, outbox
 from capture.settings import Settings
-from serving import access, audit_state, configuration, contract, promotion, registry
+from serving import (
+    access,
+    audit_state,
+    changes_state,
+    configuration,
+    contract,
+    promotion,
+    registry,
+    replica_state,
+)
 from serving import state as sql
 
 Register = Callable[..., Path]
@@ -55,7 +64,7 @@ def accept(db: sa.Connection, body: dict[str, Any], at_once: bool = True) -> Non
 
 def ready(db: sa.Connection, *versions: str, deployment: str = "DEPLOYMENT_READY") -> None:
     for version in versions:
-        sql.set_entity_state(db, "e-x", f"id-v{version}", deployment, "", 11)
+        replica_state.set_entity_state(db, "e-x", f"id-v{version}", deployment, "", 11)
 
 
 def write(db: sa.Connection) -> None:
@@ -83,13 +92,13 @@ def shares(db: sa.Connection, version: int) -> dict[str, int]:
 
 
 def test_a_promotion_between_ready_entities_is_active_at_once(db: sa.Connection) -> None:
-    before = sql.counter(db)
+    before = changes_state.counter(db)
     done = promotion.promote(db, "x", "v2", 100, order(reason="better"))
     assert (done.endpoint.active_version, done.endpoint.pending_version) == (2, None)
     assert done.endpoint.config_update == sql.NOT_UPDATING
     assert shares(db, 2) == {"v1": 0, "v2": 100, "v3": 0}
     assert done.champion == ("main.f.m", "2")
-    assert sql.counter(db) > before
+    assert changes_state.counter(db) > before
     kept = sql.configuration(db, "e-x", 2)
     assert kept is not None
     assert (kept.created_by, kept.reason, kept.origin) == ("bob", "better", "user")

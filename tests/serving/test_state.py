@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from capture import database, errors, outbox
-from serving import audit_state, contract, secret_state
+from serving import access_state, audit_state, changes_state, contract, replica_state, secret_state
 from serving import state as sql
 
 
@@ -88,7 +88,9 @@ def test_an_endpoint_is_read_back_as_written(db: sa.Connection) -> None:
     assert sql.endpoint(db, "x") == row
     assert sql.endpoint_by_id(db, "e-x") == row
     assert sql.all_endpoints(db) == [row]
-    assert sql.grants_on(db, "e-x") == [sql.Grant("e-x", "ann", "user", "CAN_MANAGE")]
+    assert access_state.grants_on(db, "e-x") == [
+        access_state.Grant("e-x", "ann", "user", "CAN_MANAGE")
+    ]
 
 
 def test_names_are_taken_once(db: sa.Connection) -> None:
@@ -103,7 +105,7 @@ def test_what_is_not_there_does_not_exist(db: sa.Connection) -> None:
     with pytest.raises(errors.DoesNotExist):
         sql.endpoint_by_id(db, "x")
     with pytest.raises(errors.DoesNotExist):
-        sql.token(db, "x")
+        access_state.token(db, "x")
 
 
 def test_who_writes_second_from_the_same_reading_is_refused(db: sa.Connection) -> None:
@@ -119,7 +121,7 @@ def test_a_configuration_is_pending_until_the_controller_completes_it(db: sa.Con
     accepted = accept(db, config(entity("a"), a=100))
     assert (accepted.active_version, accepted.pending_version) == (None, 1)
     assert accepted.config_update == sql.IN_PROGRESS
-    assert sql.states_of(db)["id-a"].deployment == "DEPLOYMENT_CREATING"
+    assert replica_state.states_of(db)["id-a"].deployment == "DEPLOYMENT_CREATING"
     assert sql.complete_update(db, "e-x", 1, 20)
     done = sql.endpoint(db, "x")
     assert (done.active_version, done.pending_version) == (1, None)
@@ -148,7 +150,7 @@ def test_a_newer_pending_configuration_cannot_be_completed_by_the_older(db: sa.C
     accept(db, config(entity("b"), b=100))
     assert not sql.complete_update(db, "e-x", 1, 20)
     assert not sql.fail_update(db, "e-x", 1, "late", 20)
-    assert set(sql.states_of(db)) == {"id-b"}
+    assert set(replica_state.states_of(db)) == {"id-b"}
 
 
 def test_desired_is_the_union_of_active_and_pending(db: sa.Connection) -> None:
@@ -161,7 +163,7 @@ def test_desired_is_the_union_of_active_and_pending(db: sa.Connection) -> None:
     assert wanted["id-b"].percentage == 10
     sql.complete_update(db, "e-x", 2, 20)
     assert {each.id for each in sql.desired(db)[0].entities} == {"id-b", "id-c"}
-    assert set(sql.states_of(db)) == {"id-b", "id-c"}
+    assert set(replica_state.states_of(db)) == {"id-b", "id-c"}
 
 
 def test_a_stopped_endpoint_wants_nothing(db: sa.Connection) -> None:
@@ -183,8 +185,8 @@ def test_the_configuration_before_is_the_last_one_that_was_active(db: sa.Connect
     assert [each.config_version for each in sql.history(db, "e-x", 9, below=2)] == [1]
 
 
-def replica(id: str, entity_id: str, state: str = "READY") -> sql.Replica:
-    return sql.Replica(id, "e-x", entity_id, f"w-{id}.sock", 5, 1.5, state, None, 3, 4, 4)
+def replica(id: str, entity_id: str, state: str = "READY") -> replica_state.Replica:
+    return replica_state.Replica(id, "e-x", entity_id, f"w-{id}.sock", 5, 1.5, state, None, 3, 4, 4)
 
 
 def test_a_snapshot_holds_what_a_request_depends_on(db: sa.Connection) -> None:
@@ -197,10 +199,10 @@ def test_a_snapshot_holds_what_a_request_depends_on(db: sa.Connection) -> None:
     )
     accept(db, config(entity("a"), entity("b"), a=100, b=0), at_once=True)
     for row in (replica("1", "id-a"), replica("2", "id-a", "STARTING"), replica("3", "id-b")):
-        sql.add_replica(db, row)
-    sql.add_token(db, sql.Token("t", "ann", None, b"h", 1, None, None))
-    sql.add_token(db, sql.Token("u", "bob", None, b"h", 1, None, None))
-    sql.revoke_token(db, "u", 2)
+        replica_state.add_replica(db, row)
+    access_state.add_token(db, access_state.Token("t", "ann", None, b"h", 1, None, None))
+    access_state.add_token(db, access_state.Token("u", "bob", None, b"h", 1, None, None))
+    access_state.revoke_token(db, "u", 2)
     view = sql.snapshot(db)
     only = view.endpoints[0]
     assert (only.name, only.config_version, only.sticky_key, only.sticky_salt) == (
@@ -228,11 +230,11 @@ def test_an_endpoint_without_an_active_configuration_is_in_the_snapshot(db: sa.C
 
 
 def test_a_watch_sees_each_change_of_routes_once_and_no_other(state: sa.Engine) -> None:
-    watch = sql.Watch(state)
+    watch = changes_state.Watch(state)
     assert watch.changed()
     assert not watch.changed()
     with database.transaction(state) as db:
-        sql.set_demand(db, [sql.Demand("id-a", "g", 1, 0, 5)])
+        replica_state.set_demand(db, [replica_state.Demand("id-a", "g", 1, 0, 5)])
     assert not watch.changed()
     with database.transaction(state) as db:
         sql.insert_endpoint(db, endpoint())
@@ -244,13 +246,17 @@ def test_a_watch_sees_each_change_of_routes_once_and_no_other(state: sa.Engine) 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda db: sql.add_replica(db, replica("9", "id-a")),
-        lambda db: sql.set_replica(db, "1", state="DRAINING"),
-        lambda db: sql.remove_replica(db, "1"),
-        lambda db: sql.add_token(db, sql.Token("v", "ann", None, b"h", 1, None, None)),
-        lambda db: sql.revoke_token(db, "t", 5),
-        lambda db: sql.put_grants(db, "e-x", [sql.Grant("e-x", "bob", "user", "CAN_VIEW")]),
-        lambda db: sql.drop_grants(db, principal="ann"),
+        lambda db: replica_state.add_replica(db, replica("9", "id-a")),
+        lambda db: replica_state.set_replica(db, "1", state="DRAINING"),
+        lambda db: replica_state.remove_replica(db, "1"),
+        lambda db: access_state.add_token(
+            db, access_state.Token("v", "ann", None, b"h", 1, None, None)
+        ),
+        lambda db: access_state.revoke_token(db, "t", 5),
+        lambda db: access_state.put_grants(
+            db, "e-x", [access_state.Grant("e-x", "bob", "user", "CAN_VIEW")]
+        ),
+        lambda db: access_state.drop_grants(db, principal="ann"),
         lambda db: sql.write_endpoint(db, sql.endpoint(db, "x"), 5, stopped=True),
         lambda db: sql.delete_endpoint(db, sql.endpoint(db, "x")),
         lambda db: sql.complete_update(db, "e-x", 1, 5),
@@ -262,47 +268,54 @@ def test_whatever_a_route_table_depends_on_raises_the_counter(
 ) -> None:
     sql.insert_endpoint(db, endpoint())
     accept(db, config(entity("a"), a=100))
-    sql.add_replica(db, replica("1", "id-a"))
-    sql.add_token(db, sql.Token("t", "ann", None, b"h", 1, None, None))
-    before = sql.counter(db)
+    replica_state.add_replica(db, replica("1", "id-a"))
+    access_state.add_token(db, access_state.Token("t", "ann", None, b"h", 1, None, None))
+    before = changes_state.counter(db)
     change(db)
-    assert sql.counter(db) > before
+    assert changes_state.counter(db) > before
 
 
 def test_deleting_leaves_the_replicas_for_the_controller(db: sa.Connection) -> None:
     sql.insert_endpoint(db, endpoint())
     accept(db, config(entity("a"), a=100))
-    sql.add_replica(db, replica("1", "id-a"))
+    replica_state.add_replica(db, replica("1", "id-a"))
     sql.delete_endpoint(db, sql.endpoint(db, "x"))
     assert sql.desired(db) == []
-    assert [row.id for row in sql.all_replicas(db)] == ["1"]
-    assert (sql.states_of(db), sql.all_grants(db), sql.history(db, "e-x", 9)) == ({}, [], [])
+    assert [row.id for row in replica_state.all_replicas(db)] == ["1"]
+    assert (
+        replica_state.states_of(db),
+        access_state.all_grants(db),
+        sql.history(db, "e-x", 9),
+    ) == ({}, [], [])
 
 
 def test_demand_is_summed_over_gateways(db: sa.Connection) -> None:
-    sql.set_demand(db, [sql.Demand("id-a", "g1", 1, 2, 5), sql.Demand("id-a", "g2", 3, 4, 9)])
-    sql.set_demand(db, [sql.Demand("id-a", "g1", 0, 1, 7)])
-    assert sql.demand_by_entity(db) == {"id-a": sql.Demand("id-a", "", 3, 5, 9)}
-    sql.clear_demand(db, gateway="g2")
-    assert sql.demand_by_entity(db)["id-a"].waiting == 0
+    replica_state.set_demand(
+        db,
+        [replica_state.Demand("id-a", "g1", 1, 2, 5), replica_state.Demand("id-a", "g2", 3, 4, 9)],
+    )
+    replica_state.set_demand(db, [replica_state.Demand("id-a", "g1", 0, 1, 7)])
+    assert replica_state.demand_by_entity(db) == {"id-a": replica_state.Demand("id-a", "", 3, 5, 9)}
+    replica_state.clear_demand(db, gateway="g2")
+    assert replica_state.demand_by_entity(db)["id-a"].waiting == 0
 
 
 def test_a_sign_in_code_works_once_and_in_time(db: sa.Connection) -> None:
-    sql.add_sign_in_code(db, b"one", "admin", 100)
-    sql.add_sign_in_code(db, b"two", "admin", 100)
-    assert sql.use_sign_in_code(db, b"one", 99) == "admin"
-    assert sql.use_sign_in_code(db, b"one", 99) is None
-    assert sql.use_sign_in_code(db, b"two", 100) is None
-    assert sql.use_sign_in_code(db, b"other", 1) is None
+    access_state.add_sign_in_code(db, b"one", "admin", 100)
+    access_state.add_sign_in_code(db, b"two", "admin", 100)
+    assert access_state.use_sign_in_code(db, b"one", 99) == "admin"
+    assert access_state.use_sign_in_code(db, b"one", 99) is None
+    assert access_state.use_sign_in_code(db, b"two", 100) is None
+    assert access_state.use_sign_in_code(db, b"other", 1) is None
 
 
 def test_a_code_asked_for_by_many_at_once_is_given_to_one(state: sa.Engine) -> None:
     with database.transaction(state) as db:
-        sql.add_sign_in_code(db, b"one", "admin", 100)
+        access_state.add_sign_in_code(db, b"one", "admin", 100)
 
     def use(_: int) -> str | None:
         with database.transaction(state) as connection:
-            return sql.use_sign_in_code(connection, b"one", 1)
+            return access_state.use_sign_in_code(connection, b"one", 1)
 
     with ThreadPoolExecutor(8) as pool:
         given = list(pool.map(use, range(8)))
@@ -312,7 +325,7 @@ def test_a_code_asked_for_by_many_at_once_is_given_to_one(state: sa.Engine) -> N
 def test_the_migrated_schema_is_the_one_that_the_tables_say(state: sa.Engine) -> None:
     ours = {
         table.name
-        for module in (sql, audit_state, secret_state)
+        for module in (sql, access_state, audit_state, changes_state, replica_state, secret_state)
         for table in vars(module).values()
         if isinstance(table, sa.Table)
     }

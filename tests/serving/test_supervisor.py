@@ -12,7 +12,7 @@ import pytest
 
 from capture import database
 from capture.settings import Settings
-from serving import state, supervisor
+from serving import access_state, supervisor
 
 
 def up(data_dir, *arguments, **variables):
@@ -88,8 +88,8 @@ def test_a_dashboard_link_signs_in_once(tmp_path):
     digest = hashlib.sha256(code.encode()).digest()
     engine = database.open_engine(settings)
     with database.transaction(engine) as connection:
-        assert state.use_sign_in_code(connection, digest, 0) == "admin"
-        assert state.use_sign_in_code(connection, digest, 0) is None
+        assert access_state.use_sign_in_code(connection, digest, 0) == "admin"
+        assert access_state.use_sign_in_code(connection, digest, 0) is None
     engine.dispose()
 
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from capture import database
 from capture.settings import Settings
+from serving import replica_state
 from serving import state as sql
 
 ADMIN = "bootstrap-admin-token"
@@ -88,7 +89,9 @@ class Server:
             for wanted in sql.desired(db):
                 if wanted.name == name:
                     for entity in wanted.entities:
-                        sql.set_entity_state(db, row.id, entity.id, "DEPLOYMENT_READY", "Ready.", 1)
+                        replica_state.set_entity_state(
+                            db, row.id, entity.id, "DEPLOYMENT_READY", "Ready.", 1
+                        )
             if row.pending_version is not None:
                 sql.complete_update(db, row.id, row.pending_version, time.time_ns() // 1_000_000)
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from capture import database
-from serving import access, audit_state
-from serving import state as sql
+from serving import access, access_state, audit_state
 
 BASE = "/api/2.0/serving-endpoints"
 OURS = "/api/1.0"
@@ -91,7 +90,7 @@ def test_a_sign_in_code_gives_one_token(server: Any) -> None:
     code = "a-code-from-a-link"
     soon = time.time_ns() // 1_000_000 + 60_000
     with database.transaction(server.engine) as db:
-        sql.add_sign_in_code(db, access.token_hash(code), "admin", soon)
+        access_state.add_sign_in_code(db, access.token_hash(code), "admin", soon)
     made = server.ok("POST", f"{OURS}/sign-in", {"code": code}, token=None)
     who = server.ok("GET", f"{OURS}/me", token=made["token"])
     assert (who["user"], who["is_admin"]) == ("admin", True)

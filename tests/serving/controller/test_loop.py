@@ -14,7 +14,7 @@ import pytest
 
 from capture import database, names
 from capture.settings import Settings
-from serving import processes, state, wire
+from serving import processes, replica_state, state, wire
 
 
 class House:
@@ -122,9 +122,11 @@ class House:
         self.knock()
 
     def demand(self, entity, waiting):
-        wanted = state.Demand(entity["id"], "gateway-1", waiting, 0, time.time_ns() // 1_000_000)
+        wanted = replica_state.Demand(
+            entity["id"], "gateway-1", waiting, 0, time.time_ns() // 1_000_000
+        )
         with database.transaction(self.engine) as connection:
-            state.set_demand(connection, [wanted])
+            replica_state.set_demand(connection, [wanted])
         self.knock()
 
     def endpoint(self, name):
@@ -133,11 +135,11 @@ class House:
 
     def said(self, entity):
         with database.reading(self.engine) as connection:
-            return state.states_of(connection)[entity["id"]]
+            return replica_state.states_of(connection)[entity["id"]]
 
     def replicas(self, entity=None, only=None):
         with database.reading(self.engine) as connection:
-            found = state.all_replicas(connection)
+            found = replica_state.all_replicas(connection)
         return [
             each
             for each in found

@@ -17,7 +17,7 @@ import pytest
 
 from capture import blocks, database
 from capture.settings import Settings
-from serving import access
+from serving import access, access_state, replica_state
 from serving import state as sql
 
 # The models and the zygote of the worker's tests.
@@ -135,8 +135,10 @@ class Gateway:
                 db, seen, config, created_by="admin", reason=None, origin="user", at_once=True,
                 now_ms=1,
             )  # fmt: skip
-            sql.put_grants(
-                db, seen.id, [sql.Grant(seen.id, user, "user", level) for user, level in grants]
+            access_state.put_grants(
+                db,
+                seen.id,
+                [access_state.Grant(seen.id, user, "user", level) for user, level in grants],
             )
         for entity, model, _ in entities:
             if model is not None:
@@ -158,9 +160,9 @@ class Gateway:
         replica.id = f"replica{number}"
         self.replicas.append(replica)
         with database.transaction(self.engine) as db:
-            sql.add_replica(
+            replica_state.add_replica(
                 db,
-                sql.Replica(
+                replica_state.Replica(
                     replica.id, sql.find_endpoint(db, endpoint).id, more["served_entity_id"],
                     str(replica.socket), replica.pid, 0.0, "READY", None, 1, 1, 4,
                 ),
@@ -170,14 +172,15 @@ class Gateway:
     def withdraw(self, replica):
         """Take a replica out of the route table."""
         with database.transaction(self.engine) as db:
-            sql.remove_replica(db, replica.id)
+            replica_state.remove_replica(db, replica.id)
 
     def token(self, user):
         """A token of a user; when it is known, so is every earlier change."""
         text = access.token_text(os.urandom(8).hex(), "x" * 43)
         with database.transaction(self.engine) as db:
-            sql.add_token(
-                db, sql.Token(text[3:19], user, None, access.token_hash(text), 1, None, None)
+            access_state.add_token(
+                db,
+                access_state.Token(text[3:19], user, None, access.token_hash(text), 1, None, None),
             )
         workers.wait_for(lambda: self.get("/api/1.0/me", text).status == 200)
         return text

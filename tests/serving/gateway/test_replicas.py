@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from capture import database
-from serving import state as sql
+from serving import changes_state, replica_state
 
 GOOD = [{"c0": 4, "c1": 0}]
 SLOW = [{"c0": 4, "c1": 3}]  # 1.5 s
@@ -51,7 +51,7 @@ def tight(tmp_path_factory, start):
 def load(gateway, name):
     """Requests of an endpoint that the controller knows of."""
     with database.reading(gateway.engine) as db:
-        found = sql.demand_by_entity(db).get(f"{name}-m")
+        found = replica_state.demand_by_entity(db).get(f"{name}-m")
     return found.in_flight + found.waiting if found else 0
 
 
@@ -105,7 +105,7 @@ def test_requests_for_a_sleeping_entity_wait_and_wake_the_controller(house, even
         assert controller.recv(100)
     assert eventually(lambda: load(house, "asleep") == 20)
     with database.reading(house.engine) as db:
-        assert sql.demand_by_entity(db)["asleep-m"].last_request_ms > 0
+        assert replica_state.demand_by_entity(db)["asleep-m"].last_request_ms > 0
     house.replica("asleep", "m", "wild")
     assert statuses(crowd.answers()) == [200] * 20
     assert eventually(lambda: load(house, "asleep") == 0)
@@ -195,9 +195,11 @@ def test_a_stranger_on_a_replicas_socket_gets_no_request(tight):
     tight.endpoint("strange", [("m", None, 100)])
     tight.replica("strange", "m", "wild", served_entity_id="another")
     with database.transaction(tight.engine) as db:
-        there = sql.replicas.c.served_entity_id == "another"
-        db.execute(sql.replicas.update().where(there).values(served_entity_id="strange-m"))
-        sql.bump(db)
+        there = replica_state.replicas.c.served_entity_id == "another"
+        db.execute(
+            replica_state.replicas.update().where(there).values(served_entity_id="strange-m")
+        )
+        changes_state.bump(db)
     tight.taken_over()
     assert tight.ask("strange", GOOD).status == 503
     assert "stranger_answers" in tight.output.read_text()

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
-from capture import delta, logline, names, publisher, unpack
+from capture import data_files, delta, delta_history, delta_log, logline, names, publisher, unpack
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -76,8 +76,8 @@ class Done:
 
 def is_due(path: Path, commits: int = CHECKPOINT_COMMITS) -> bool:
     """Whether a table has had this many commits since its newest checkpoint."""
-    versions = delta.commit_versions(path)
-    checkpoints = delta.checkpoint_versions(path)
+    versions = delta_log.commit_versions(path)
+    checkpoints = delta_log.checkpoint_versions(path)
     return bool(versions) and versions[-1] - (checkpoints[-1] if checkpoints else -1) >= commits
 
 
@@ -92,32 +92,32 @@ def maintain(path: Path, now: datetime) -> Done:
     checkpointed = is_due(path)
     if checkpointed:
         _checkpoint(path)
-    moved = delta.move_to_history(path, KEPT_COMMITS)
+    moved = delta_history.move_to_history(path, KEPT_COMMITS)
     return Done(checkpointed, merged, moved, _vacuum(path, now))
 
 
 def _checkpoint(path: Path) -> None:
     handle = deltalake.DeltaTable(path)
     handle.create_checkpoint()
-    delta.sync(delta.checkpoint_file(path, handle.version()))
-    delta.sync(path / "_delta_log" / "_last_checkpoint")
-    delta.sync(path / "_delta_log")
+    delta_log.sync(delta_log.checkpoint_file(path, handle.version()))
+    delta_log.sync(path / "_delta_log" / "_last_checkpoint")
+    delta_log.sync(path / "_delta_log")
 
 
 def _vacuum(path: Path, now: datetime) -> int:
     """Delete files that no version of the last 7 days has: daily those that a compaction replaced,
     weekly those of commits that never came to be as well."""
-    full = _is_older(path / delta.HISTORY / "vacuumed-full", now, FULL_VACUUM_SECONDS)
-    if not full and not _is_older(path / delta.HISTORY / "vacuumed", now, VACUUM_SECONDS):
+    full = _is_older(path / delta_history.HISTORY / "vacuumed-full", now, FULL_VACUUM_SECONDS)
+    if not full and not _is_older(path / delta_history.HISTORY / "vacuumed", now, VACUUM_SECONDS):
         return 0
     handle = deltalake.DeltaTable(path)
     deleted = handle.vacuum(
         RETENTION_HOURS, dry_run=False, full=full, post_commithook_properties=delta.NO_HOOKS
     )
     _sync_log(path, handle)
-    (path / delta.HISTORY).mkdir(exist_ok=True)
+    (path / delta_history.HISTORY).mkdir(exist_ok=True)
     for name in ("vacuumed", "vacuumed-full") if full else ("vacuumed",):
-        marker = path / delta.HISTORY / name
+        marker = path / delta_history.HISTORY / name
         marker.touch()
         os.utime(marker, (now.timestamp(), now.timestamp()))
     return len(deleted)
@@ -134,14 +134,14 @@ def _sync_log(path: Path, handle: deltalake.DeltaTable) -> None:
     before = handle.version()
     handle.update_incremental()
     for version in range(before, handle.version() + 1):
-        delta.sync(delta.commit_file(path, version))
-    delta.sync(path / "_delta_log")
+        delta_log.sync(delta_log.commit_file(path, version))
+    delta_log.sync(path / "_delta_log")
 
 
 # Compaction --------------------------------------------------------------------------------------
 
 
-def active_files(handle: deltalake.DeltaTable, layout: delta.Layout) -> list[ActiveFile]:
+def active_files(handle: deltalake.DeltaTable, layout: data_files.Layout) -> list[ActiveFile]:
     """Files of the version that a handle has loaded."""
     adds = delta.present_files(handle).to_pylist()
     return [
@@ -212,7 +212,9 @@ def compact(handle: deltalake.DeltaTable, path: Path, now: datetime) -> int:
     moment = time.time_ns() // 1_000_000
     for group in groups:
         partition = dict(group[0].partition)
-        adds.append(delta.write_file(path, layout, partition, _merged(path, layout, group), False))
+        adds.append(
+            data_files.write_file(path, layout, partition, _merged(path, layout, group), False)
+        )
         removes += [
             RemoveAction(file.path, False, moment, file.size_bytes, partition) for file in group
         ]
@@ -231,14 +233,14 @@ def compact(handle: deltalake.DeltaTable, path: Path, now: datetime) -> int:
     return len(removes)
 
 
-def _merged(path: Path, layout: delta.Layout, group: Sequence[ActiveFile]) -> pa.Table:
+def _merged(path: Path, layout: data_files.Layout, group: Sequence[ActiveFile]) -> pa.Table:
     parts = []
     for file in group:
         part = pq.ParquetFile(path / unquote(file.path)).read()
         if len(part) != file.rows:
             raise ValueError(f"File {file.path} has {len(part)} rows, the log says {file.rows}.")
-        parts.append(delta.conformed(part, layout.file_schema))
-    return delta.sorted_by(pa.concat_tables(parts), layout.time_column)
+        parts.append(data_files.conformed(part, layout.file_schema))
+    return data_files.sorted_by(pa.concat_tables(parts), layout.time_column)
 
 
 # The process -------------------------------------------------------------------------------------

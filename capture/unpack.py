@@ -3,13 +3,17 @@
 One row per input row: fixed columns of the payload, then a typed column per feature, then the
 answer as `prediction`, `score` and `prediction_*`. A request that failed or cannot be read is a row
 too. The unpacked table carries the app transaction `unpack:<payload table>` = newest payload
-version taken in, written by the very commit that brings the rows. One process alone unpacks a
-table: the committer's maintenance process.
+version taken in, written by the very commit that brings the rows; `delta.Table` makes that commit,
+with its rules and syncs. The payload commits are synced first: if a power cut took one of them, its
+version would come again with rows that count as taken in. One process alone unpacks a table: the
+committer's maintenance process.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -18,7 +22,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture import bodies, catalog, columns, database, delta, logline, names
+from capture import (
+    bodies,
+    catalog,
+    columns,
+    database,
+    delta,
+    delta_history,
+    delta_log,
+    logline,
+    names,
+)
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -286,23 +300,34 @@ class Unpacker:
     def step(self) -> None:
         """Take in every payload commit that was not yet; a look at its log when there is none."""
         try:
-            since = delta.files_since(self._payload, self._done)
+            since = delta_history.files_since(self._payload, self._done)
+            self._sync_payload(since.version)
             groups = _groups(since.files, self._chunk_rows)
             for group in groups[:-1]:
                 self._append(self._typed(group), group[-1].commit_version)
             # Compaction moves the version on without files; whoever waits for us compares with it.
             if since.version > self._done:
                 self._append(self._typed(groups[-1] if groups else []), since.version)
-        except (delta.HistoryGone, FileNotFoundError):
-            # So far behind that the log forgot these commits, or vacuum removed their files.
+        except (delta_history.HistoryGone, FileUnreadable):
+            # So far behind that the log forgot these commits, or vacuum removed their files; or the
+            # table was damaged, and what is left of it is taken in once somebody has mended it.
             self._take_all()
+
+    def _sync_payload(self, version: int) -> None:
+        for taken in range(self._done + 1, version + 1):
+            with suppress(FileNotFoundError):  # in the history, where all is synced
+                delta_log.sync(delta_log.commit_file(self._payload, taken))
+        if version > self._done:
+            delta_log.sync(self._payload / "_delta_log")
 
     def _take_all(self) -> None:
         """Take in what the payload table holds now, less the requests that are known already."""
         payload = deltalake.DeltaTable(self._payload)
         adds = pa.table(payload.get_add_actions()).select(["path", "num_records"]).to_pylist()
         files = [
-            delta.DataFile(self._payload / unquote(add["path"]), 0, {}, add["num_records"], 0)
+            delta_history.DataFile(
+                self._payload / unquote(add["path"]), 0, {}, add["num_records"], 0
+            )
             for add in sorted(adds, key=lambda add: add["path"])
         ]
         known: frozenset[str] = frozenset()
@@ -314,24 +339,23 @@ class Unpacker:
         # Only the last commit says that all is done; a restart before it finds the others by id.
         for chunk in self._typed(files, known):
             self._append([chunk], None)
+        delta_log.sync_commits(self._payload)
         self._append([], payload.version())
 
     def _typed(
-        self, files: Iterable[delta.DataFile], known_ids: frozenset[str] = frozenset()
+        self, files: Iterable[delta_history.DataFile], known_ids: frozenset[str] = frozenset()
     ) -> Iterator[pa.Table]:
         """Typed chunks of data files, without requests that are known already."""
         kinds = self._kinds()
         wanted = [*TAKEN_OVER, *BODIES]
         for one in files:
-            with pq.ParquetFile(one.path) as file:
-                for batch in file.iter_batches(self._chunk_rows, columns=wanted):
-                    payload = pa.Table.from_batches([batch])
-                    if known_ids:
-                        ids = payload.column("databricks_request_id").to_pylist()
-                        payload = payload.filter(pa.array([one not in known_ids for one in ids]))
-                    chunk = unpack(payload, kinds)
-                    kinds = kinds._replace(present=kinds.present | _kinds_in(chunk.schema))
-                    yield chunk
+            for payload in _read(one.path, self._chunk_rows, wanted):
+                if known_ids:
+                    ids = payload.column("databricks_request_id").to_pylist()
+                    payload = payload.filter(pa.array([one not in known_ids for one in ids]))
+                chunk = unpack(payload, kinds)
+                kinds = kinds._replace(present=kinds.present | _kinds_in(chunk.schema))
+                yield chunk
 
     def _kinds(self) -> Kinds:
         with database.reading(self._engine) as connection:
@@ -369,15 +393,30 @@ class Unpacker:
         )
 
 
+class FileUnreadable(Exception):
+    """A data file that is gone, or torn."""
+
+
+def _read(path: Path, rows: int, columns: list[str]) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FileUnreadable(f"{path.name}: {error}") from error
+
+
 def _kinds_in(schema: pa.Schema) -> dict[str, str]:
     """Kinds of the columns that `unpack` fills; the fixed ones have their own types."""
     own = (one for one in schema if one.name not in FIXED and one.name != "unpack_errors")
     return {one.name: columns.KINDS[one.type] for one in own}
 
 
-def _groups(files: Iterable[delta.DataFile], rows: int) -> list[list[delta.DataFile]]:
+def _groups(
+    files: Iterable[delta_history.DataFile], rows: int
+) -> list[list[delta_history.DataFile]]:
     """Files of neighbouring commits, together until they hold this many rows; no commit is cut."""
-    groups: list[list[delta.DataFile]] = []
+    groups: list[list[delta_history.DataFile]] = []
     held = 0
     for file in files:
         is_same_commit = groups and groups[-1][-1].commit_version == file.commit_version
@@ -395,8 +434,9 @@ _unpackers: dict[tuple[str, str], Unpacker] = {}
 def follow(settings: Settings, full_name: str) -> None:
     """Bring `<prefix>_unpacked` up to the newest commit of a payload table. Safe to repeat.
 
-    The open tables are kept from call to call; after any error they are opened anew. Raises what
-    delta-rs or a broken file raises, with nothing half done; NotImplementedHere for object storage.
+    The open tables are kept from call to call; after any error they are opened anew. Raises
+    FileUnreadable and what delta-rs raises, with nothing half done; NotImplementedHere for object
+    storage.
     """
     key = (settings.tables_root, full_name)
     if key not in _unpackers:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import polars as pl
 
-from capture import committer, database, delta, errors, rows, wal
+from capture import committer, database, delta, delta_history, errors, rows, wal
 from capture.settings import Settings
 
 TABLES = ("kill.capture.a_payload", "kill.capture.b_payload")
@@ -276,7 +276,7 @@ def _outcome(settings: Settings, accepted: list[str], kills: int) -> Outcome:
     ]
     lost = [name for name in accepted if name not in counts]
     doubled = [name for name, count in counts.items() if count > 1]
-    commits = sum(delta.files_since(path, -1).version for path in paths)
+    commits = sum(delta_history.files_since(path, -1).version for path in paths)
     numbers = kills, len(accepted), len(lost), len(doubled), len(torn), commits
     return Outcome(*numbers, (*lost[:5], *doubled[:5], *torn[:5]))
 

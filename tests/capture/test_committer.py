@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from capture import blocks, committer, delta, rows, wal
+from capture import blocks, committer, delta, delta_log, rows, wal
 from capture.settings import Settings
 
 TABLE = "main.default.model_payload"
@@ -146,7 +146,7 @@ def test_a_commit_that_power_loss_emptied_is_made_again(settings: Settings, tmp_
     shutil.copytree(settings.wal_dir, tmp_path / "kept")
     committer.Committer(settings).turn()
     shutil.copytree(tmp_path / "kept", settings.wal_dir, dirs_exist_ok=True)
-    os.truncate(delta.commit_file(delta.path_of(settings, TABLE), 2), 0)
+    os.truncate(delta_log.commit_file(delta.path_of(settings, TABLE), 2), 0)
     committer.Committer(settings).finish()
     assert ids(settings, TABLE) == ["a", "b"]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capture import delta, errors, rows
+from capture import delta, delta_history, delta_log, errors, rows
 from capture.settings import Settings
 
 DAY_US = 86_400_000_000
@@ -107,7 +107,7 @@ def test_segments_of_several_incarnations_share_a_commit(table: delta.Table) -> 
 def test_rows_of_two_dates_are_two_files_of_one_commit(table: delta.Table) -> None:
     late, early = payload("b", 20_001 * DAY_US), payload("a", 20_001 * DAY_US - 1_000_000)
     table.append(arrow(late, early), "app", 1)
-    files = delta.files_since(table.path, 0).files
+    files = delta_history.files_since(table.path, 0).files
     assert table.version == 1
     assert {file.partition["request_date"] for file in files} == {"2024-10-04", "2024-10-05"}
     assert [file.path.parent.name for file in files] == [
@@ -119,7 +119,7 @@ def test_rows_of_two_dates_are_two_files_of_one_commit(table: delta.Table) -> No
 def test_a_file_is_sorted_by_time_and_carries_its_range_in_the_log(table: delta.Table) -> None:
     times = [20_000 * DAY_US + n for n in (3_000_001, 1_000_001, 2_000_001)]
     table.append(arrow(*(payload(str(time), time) for time in times)), "app", 1)
-    (file,) = delta.files_since(table.path, 0).files
+    (file,) = delta_history.files_since(table.path, 0).files
     written = pq.ParquetFile(file.path).read()["request_time"].to_pylist()
     assert written == sorted(written)
     adds = pa.table(deltalake.DeltaTable(table.path).get_add_actions(flatten=True)).to_pylist()
@@ -138,7 +138,7 @@ def test_a_filter_on_time_skips_files_and_loses_no_row(table: delta.Table) -> No
 
 def test_files_are_zstd_with_dictionaries_only_where_values_repeat(table: delta.Table) -> None:
     table.append(arrow(payload("a")), "app", 1)
-    (file,) = delta.files_since(table.path, 0).files
+    (file,) = delta_history.files_since(table.path, 0).files
     group = pq.ParquetFile(file.path).metadata.row_group(0)
     by_name = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
     assert {column.compression for column in by_name.values()} == {"ZSTD"}
@@ -163,7 +163,7 @@ def test_a_column_that_the_table_lacks_is_refused_by_name(table: delta.Table) ->
 def test_no_rows_commit_the_transaction_alone(table: delta.Table) -> None:
     assert table.append(rows.PAYLOAD_SCHEMA.empty_table(), "app", 4) == 1
     assert reopened(table.path).append(arrow(payload("a")), "app", 4) is None
-    assert delta.files_since(table.path, -1) == (1, [])
+    assert delta_history.files_since(table.path, -1) == (1, [])
 
 
 def test_a_wider_schema_adds_its_columns_as_nullable(table: delta.Table) -> None:
@@ -224,29 +224,56 @@ def three_commits(table: delta.Table) -> delta.Table:
     return table
 
 
-@pytest.mark.parametrize("cut", [0, 1, 200])
-def test_an_empty_or_torn_last_commit_is_set_aside_and_can_be_made_again(
-    three_commits: delta.Table, cut: int
+@pytest.mark.parametrize("lines", [0, 0.5, 1, 1.5, 2, 2.5])
+def test_an_empty_or_torn_last_commit_is_replaced_and_its_rows_can_come_again(
+    three_commits: delta.Table, lines: float
 ) -> None:
     path = three_commits.path
-    os.truncate(log_file(path, f"{3:020}.json"), cut)
+    last = delta_log.commit_file(path, 3)
+    text = last.read_bytes().splitlines(keepends=True)
+    assert len(text) == 3
+    whole, part = text[: int(lines)], text[int(lines)]
+    last.write_bytes(b"".join(whole) + part[: int(lines % 1 * len(part))])
     mended = reopened(path)
     assert ids(path) == ["a", "b"]
-    assert mended.append(arrow(payload("c")), "app", 3) == 3
+    assert mended.append(arrow(payload("c")), "app", 3) == 4
     assert ids(path) == ["a", "b", "c"]
+    (kept,) = delta_log.damaged_files(path)
+    assert kept.name.endswith(last.name)
+
+
+def test_a_version_that_was_told_is_never_told_with_other_rows(three_commits: delta.Table) -> None:
+    path = three_commits.path
+    told = delta_history.files_since(path, -1).version
+    os.truncate(delta_log.commit_file(path, 3), 0)
+    reopened(path).append(arrow(payload("c")), "app", 3)
+    assert rows_since(path, told) == (4, ["c"])
 
 
 def test_a_handle_forgotten_after_an_error_mends_the_log_too(three_commits: delta.Table) -> None:
     os.truncate(log_file(three_commits.path, f"{3:020}.json"), 0)
     three_commits.forget()
-    assert three_commits.append(arrow(payload("c")), "app", 3) == 3
+    assert three_commits.append(arrow(payload("c")), "app", 3) == 4
     assert ids(three_commits.path) == ["a", "b", "c"]
+
+
+def test_a_commit_that_is_there_keeps_its_files_whatever_failed_after_it(
+    table: delta.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == f"{1:020}.json":
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="Input"):
+        disk.setattr(os, "fsync", fails)
+        table.commit(arrow(payload("a")), {})
+    assert ids(table.path) == ["a"]
 
 
 def test_a_torn_checkpoint_costs_no_row(three_commits: delta.Table) -> None:
     path = three_commits.path
     deltalake.DeltaTable(path).create_checkpoint()
-    os.truncate(delta.checkpoint_file(path, 3), 100)
+    os.truncate(delta_log.checkpoint_file(path, 3), 100)
     assert reopened(path).append(arrow(payload("d")), "app", 4) == 4
     assert ids(path) == ["a", "b", "c", "d"]
 
@@ -268,7 +295,7 @@ def test_a_table_whose_creation_was_torn_is_made_anew(table: delta.Table) -> Non
 
 
 def rows_since(path: Path, version: int) -> tuple[int, list[str]]:
-    since = delta.files_since(path, version)
+    since = delta_history.files_since(path, version)
     found = [pq.ParquetFile(file.path).read()["databricks_request_id"] for file in since.files]
     return since.version, [name for column in found for name in column.to_pylist()]
 
@@ -278,13 +305,21 @@ def test_new_files_are_told_by_commit_in_order(three_commits: delta.Table) -> No
     assert rows_since(path, -1) == (3, ["a", "b", "c"])
     assert rows_since(path, 1) == (3, ["b", "c"])
     assert rows_since(path, 3) == (3, [])
-    file = delta.files_since(path, 2).files[0]
+    file = delta_history.files_since(path, 2).files[0]
     assert (file.commit_version, file.rows) == (3, 1)
     assert file.size_bytes == file.path.stat().st_size
 
 
 def test_no_table_has_nothing_new(tmp_path: Path) -> None:
-    assert delta.files_since(tmp_path / "none", -1) == (-1, [])
+    assert delta_history.files_since(tmp_path / "none", -1) == (-1, [])
+
+
+def test_a_damaged_commit_below_others_is_said_to_be_gone(three_commits: delta.Table) -> None:
+    os.truncate(delta_log.commit_file(three_commits.path, 2), 100)
+    assert delta_log.damaged_commits(three_commits.path) == [2]
+    with pytest.raises(delta_history.HistoryGone):
+        delta_history.files_since(three_commits.path, 0)
+    assert rows_since(three_commits.path, 2) == (3, ["c"])
 
 
 def test_a_torn_last_commit_is_not_told(three_commits: delta.Table) -> None:
@@ -299,11 +334,11 @@ def checkpoint(path: Path) -> None:
 def test_commits_moved_to_the_history_are_told_all_the_same(three_commits: delta.Table) -> None:
     path = three_commits.path
     checkpoint(path)
-    assert delta.move_to_history(path, keep=1) == 0, "one checkpoint is not enough"
+    assert delta_history.move_to_history(path, keep=1) == 0, "one checkpoint is not enough"
     three_commits.append(arrow(payload("d")), "app", 4)
     checkpoint(path)
-    assert delta.move_to_history(path, keep=1) == 3
-    assert delta.commit_versions(path) == [3, 4]
+    assert delta_history.move_to_history(path, keep=1) == 3
+    assert delta_log.commit_versions(path) == [3, 4]
     assert rows_since(path, -1) == (4, ["a", "b", "c", "d"])
     assert rows_since(path, 1) == (4, ["b", "c", "d"])
     assert ids(path) == ["a", "b", "c", "d"]
@@ -312,13 +347,13 @@ def test_commits_moved_to_the_history_are_told_all_the_same(three_commits: delta
 
 def test_a_history_line_torn_by_a_crash_is_written_again(three_commits: delta.Table) -> None:
     path = three_commits.path
-    (path / delta.HISTORY).mkdir()
+    (path / delta_history.HISTORY).mkdir()
     today = f"{datetime.now(UTC):%Y-%m-%d}.jsonl"
-    (path / delta.HISTORY / today).write_text(json.dumps([0, []]) + "\n[1, [{")
+    (path / delta_history.HISTORY / today).write_text(json.dumps([0, []]) + "\n[1, [{")
     checkpoint(path)
     three_commits.append(arrow(payload("d")), "app", 4)
     checkpoint(path)
-    delta.move_to_history(path, keep=1)
+    delta_history.move_to_history(path, keep=1)
     assert rows_since(path, -1) == (4, ["a", "b", "c", "d"])
 
 
@@ -327,8 +362,8 @@ def test_a_torn_checkpoint_keeps_all_commits_in_the_log(three_commits: delta.Tab
     checkpoint(path)
     three_commits.append(arrow(payload("d")), "app", 4)
     checkpoint(path)
-    os.truncate(delta.checkpoint_file(path, 4), 100)
-    assert delta.move_to_history(path, keep=1) == 0
+    os.truncate(delta_log.checkpoint_file(path, 4), 100)
+    assert delta_history.move_to_history(path, keep=1) == 0
 
 
 def test_the_loss_of_the_newest_checkpoint_costs_no_row_after_a_clean_up(
@@ -338,8 +373,8 @@ def test_the_loss_of_the_newest_checkpoint_costs_no_row_after_a_clean_up(
     checkpoint(path)
     three_commits.append(arrow(payload("d")), "app", 4)
     checkpoint(path)
-    delta.move_to_history(path, keep=1)
-    os.truncate(delta.checkpoint_file(path, 4), 100)
+    delta_history.move_to_history(path, keep=1)
+    os.truncate(delta_log.checkpoint_file(path, 4), 100)
     assert reopened(path).append(arrow(payload("e")), "app", 5) == 5
     assert ids(path) == ["a", "b", "c", "d", "e"]
 
@@ -349,11 +384,11 @@ def test_commits_older_than_the_history_are_said_to_be_gone(three_commits: delta
     checkpoint(path)
     three_commits.append(arrow(payload("d")), "app", 4)
     checkpoint(path)
-    delta.move_to_history(path, keep=1)
-    for file in (path / delta.HISTORY).iterdir():
+    delta_history.move_to_history(path, keep=1)
+    for file in (path / delta_history.HISTORY).iterdir():
         file.unlink()
-    with pytest.raises(delta.HistoryGone):
-        delta.files_since(path, 0)
+    with pytest.raises(delta_history.HistoryGone):
+        delta_history.files_since(path, 0)
     assert rows_since(path, 3) == (4, ["d"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import delta, maintenance, rows
+from capture import delta, delta_history, delta_log, maintenance, rows
 
 TODAY = datetime(2024, 10, 4, tzinfo=UTC)
 NOON = TODAY + timedelta(hours=12)
@@ -86,9 +86,9 @@ def test_days_are_not_merged_with_each_other(table: delta.Table) -> None:
 
 def test_merged_files_are_not_new(table: delta.Table) -> None:
     fill(table, 3)
-    before = delta.files_since(table.path, -1).files
+    before = delta_history.files_since(table.path, -1).files
     maintenance.maintain(table.path, NEXT_DAY)
-    since = delta.files_since(table.path, -1)
+    since = delta_history.files_since(table.path, -1)
     assert since.files == before
     assert since.version > before[-1].commit_version
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_made_every_fifty_commits(table: delta.Table) -> None:
     assert maintenance.is_due(table.path)
     assert maintenance.maintain(table.path, NOON).checkpointed
     assert not maintenance.is_due(table.path)
-    assert delta.checkpoint_versions(table.path) == [table.version]
+    assert delta_log.checkpoint_versions(table.path) == [table.version]
 
 
 def test_the_log_stays_short_and_the_table_whole(table: delta.Table) -> None:
@@ -142,10 +142,10 @@ def test_the_log_stays_short_and_the_table_whole(table: delta.Table) -> None:
         names.append(f"{n:03}")
         if maintenance.is_due(table.path):
             maintenance.maintain(table.path, NOON)
-    assert len(delta.commit_versions(table.path)) <= 256 + 50
-    assert len(delta.checkpoint_versions(table.path)) == 2
+    assert len(delta_log.commit_versions(table.path)) <= 256 + 50
+    assert len(delta_log.checkpoint_versions(table.path)) == 2
     assert ids(table.path) == names
-    told = delta.files_since(table.path, -1)
+    told = delta_history.files_since(table.path, -1)
     assert sum(file.rows or 0 for file in told.files) == 400
 
 
@@ -163,7 +163,7 @@ def test_vacuum_takes_what_no_version_of_the_last_week_has(table: delta.Table) -
     assert not orphan.exists()
     assert young.exists()
     assert ids(table.path) == names
-    assert (table.path / delta.HISTORY).exists()
+    assert (table.path / delta_history.HISTORY).exists()
 
 
 FILES = st.lists(

@@ -77,8 +77,10 @@ mlflow.models.set_model(Model())
 def models(tmp_path_factory):
     """Folder with the models linear, proba, forest, mixed, wild, bare, own_modules."""
     folder = tmp_path_factory.mktemp("models")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
+        # Saving with an example opens MLflow's store, by default one in the present folder.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         _save_all(folder)
     return folder
 

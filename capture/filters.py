@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,7 +16,18 @@ from capture import errors
 
 FEATURE = "feature."
 NAMES = ("from", "to", "status", "served_entity", "client_request_id", "text")
-STATUS = re.compile(r"[1-5](\d\d|xx)", re.ASCII)
+STATUS = re.compile(r"[1-5](\d\d|xx)|failed", re.ASCII)
+# A model that raises answers 400 by contract, yet it is the model's fault.
+FAILED = (
+    (pl.col("status_code") >= 500) | pl.col("error_source").is_in(["model", "server"])
+).fill_null(False)
+COMPARED = re.compile(r"([<>]=?)\s*(.*)", re.DOTALL)
+COMPARISONS: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
 DEFAULT_PAGE_ROWS, MOST_PAGE_ROWS = 100, 1_000
 
 
@@ -29,11 +41,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What rows are wanted. Time: `start <= request_time < end`. Features: name -> `lo..hi`."""
+    """What rows are wanted. Time: `start <= request_time < end`. status: 200, 2xx, failed.
+
+    Features: name -> `lo..hi`, `>lo`, a value."""
 
     start: datetime | None = None
     end: datetime | None = None
-    status: tuple[int, int] | None = None
+    status: str | None = None
     served_entity: str | None = None
     client_request_id: str | None = None
     text: str | None = None
@@ -81,19 +95,18 @@ def instant(value: Any, name: str) -> datetime:
         ) from None
 
 
-def _status(value: Any) -> tuple[int, int]:
+def _status(value: Any) -> str:
     text = str(value)
     if not STATUS.fullmatch(text):
         raise errors.InvalidParameter(
-            f"status: '{text[:100]}' is not allowed; use a status, such as 200, or 2xx to 5xx."
+            f"status: '{text[:100]}' is not allowed; use a status, such as 200, 2xx to 5xx, or "
+            "failed (5xx, or the model raised)."
         )
-    if text.endswith("xx"):
-        return int(text[0]) * 100, int(text[0]) * 100 + 99
-    return int(text), int(text)
+    return text
 
 
-def condition(filters: Filters, schema: pl.Schema, columns: Mapping[str, str]) -> pl.Expr:
-    """Rows of the unpacked table that pass, `text` and the partition aside.
+def conditions(filters: Filters, schema: pl.Schema, columns: Mapping[str, str]) -> list[pl.Expr]:
+    """What rows of the unpacked table pass, all together; `text` and the partition aside.
 
     columns: feature -> column of `schema`. Raises InvalidParameter for an unknown feature.
     """
@@ -103,7 +116,7 @@ def condition(filters: Filters, schema: pl.Schema, columns: Mapping[str, str]) -
     if filters.end is not None:
         wanted.append(pl.col("request_time") < filters.end)
     if filters.status is not None:
-        wanted.append(pl.col("status_code").is_between(*filters.status))
+        wanted.append(_has_status(filters.status))
     if filters.served_entity is not None:
         wanted.append(pl.col("served_entity_name") == filters.served_entity)
     if filters.client_request_id is not None:
@@ -115,20 +128,33 @@ def condition(filters: Filters, schema: pl.Schema, columns: Mapping[str, str]) -
                 f"{', '.join(sorted(columns))[:500]}."
             )
         wanted.append(_within(name, limits, columns[name], schema[columns[name]]))
-    return pl.all_horizontal(wanted)
+    return wanted
+
+
+def _has_status(status: str) -> pl.Expr:
+    if status == "failed":
+        return FAILED
+    if status.endswith("xx"):
+        return pl.col("status_code") // 100 == int(status[0])
+    return pl.col("status_code") == int(status)
 
 
 def _within(name: str, limits: str, column: str, kind: pl.DataType) -> pl.Expr:
-    """`lo..hi`, both ends included, either left out; without dots the very value."""
+    """`lo..hi`, both ends included, either left out; `>lo`, `>=lo`, `<hi`, `<=hi`; else the very
+    value."""
+    value = pl.col(column)
+    compared = COMPARED.fullmatch(limits)
+    if compared:
+        return COMPARISONS[compared[1]](value, _limit(name, compared[2], kind))
     low, dots, high = limits.partition("..")
     if not dots:
-        return pl.col(column) == _limit(name, low, kind)
+        return value == _limit(name, low, kind)
     ends = []
     if low:
-        ends.append(pl.col(column) >= _limit(name, low, kind))
+        ends.append(value >= _limit(name, low, kind))
     if high:
-        ends.append(pl.col(column) <= _limit(name, high, kind))
-    return pl.all_horizontal(ends) if ends else pl.col(column).is_not_null()
+        ends.append(value <= _limit(name, high, kind))
+    return pl.all_horizontal(ends) if ends else value.is_not_null()
 
 
 def _limit(name: str, text: str, kind: pl.DataType) -> Any:

@@ -3,15 +3,15 @@
 For monitors and for the child that answers reads; never loaded by a gateway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-import deltalake
 import orjson
 import polars as pl
 
-from capture import delta, names, rows, unpack
 from capture import labels as label_rows
+from capture import listings, names, rows, unpack
 from capture.settings import Settings
 
 _EMPTY = pl.from_arrow(rows.PAYLOAD_SCHEMA.empty_table())
@@ -27,12 +27,16 @@ UNPACKED_TYPES = pl.Schema(
 )
 
 
-def scan(settings: Settings, full_name: str) -> pl.LazyFrame | None:
-    """A table's newest version; None if there is no such table."""
-    path = str(delta.path_of(settings, full_name))
-    if not deltalake.DeltaTable.is_deltatable(path):
-        return None
-    return pl.scan_delta(deltalake.DeltaTable(path))
+def scan(
+    settings: Settings,
+    full_name: str,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> pl.LazyFrame | None:
+    """A table's newest version; None if there is no such table. With times, of a table that has a
+    `request_time`: the files alone that may hold `start <= request_time < end`, unfiltered."""
+    listing = listings.of(settings, full_name)
+    return None if listing is None else listing.scan(start, end)
 
 
 def sibling(full_name: str, suffix: str) -> str:
@@ -53,29 +57,31 @@ def unpacked(
     `prediction`, `score` and `unpack_errors` are always there. full_name: of the payload table or
     one beside it. Rows are pruned by day where the time is `request_time`.
     """
-    found = scan(settings, sibling(full_name, "unpacked"))
+    limits = (start, end) if time_column == "request_time" else (None, None)
+    found = scan(settings, sibling(full_name, "unpacked"), *limits)
     frame = pl.LazyFrame(schema=UNPACKED_TYPES) if found is None else found
-    missing = [name for name in UNPACKED_TYPES if name not in frame.collect_schema()]
+    known = frame.collect_schema()
+    missing = [name for name in UNPACKED_TYPES if name not in known]
     frame = frame.with_columns(pl.lit(None, UNPACKED_TYPES[name]).alias(name) for name in missing)
-    time = pl.col(time_column)
-    if start is not None:
-        frame = frame.filter(time >= start)
-    if end is not None:
-        frame = frame.filter(time < end)
-    if time_column == "request_time":
-        frame = frame.filter(days(start, end))
+    frame = frame.filter(*within(start, end, time_column))
     return frame if columns is None else frame.select(columns)
 
 
-def days(start: datetime | None, end: datetime | None) -> pl.Expr:
-    """Condition on the partition: days that a range of `request_time` touches."""
-    day = pl.col("request_date")
+def within(
+    start: datetime | None, end: datetime | None, time_column: str = "request_time"
+) -> list[pl.Expr]:
+    """Conditions for `start <= time < end`; by `request_time` they name the days, too, so that
+    whole partitions are left out."""
+    time, day = pl.col(time_column), pl.col("request_date")
     wanted = [pl.lit(True)]
     if start is not None:
-        wanted.append(day >= start.astimezone(UTC).date())
+        wanted.append(time >= start)
     if end is not None:
-        wanted.append(day <= end.astimezone(UTC).date())
-    return pl.all_horizontal(wanted)
+        wanted.append(time < end)
+    if time_column == "request_time":
+        wanted += [] if start is None else [day >= start.astimezone(UTC).date()]
+        wanted += [] if end is None else [day <= end.astimezone(UTC).date()]
+    return wanted
 
 
 def labels(
@@ -119,14 +125,22 @@ def joined(
     return with_labels(frame.collect(), labels(settings, full_name, until).collect())
 
 
-def labelled(settings: Settings, full_name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """A few rows with their newest labels, in their order."""
-    return with_labels(frame, labels(settings, full_name, of=frame).collect())
+def labelled(
+    settings: Settings,
+    full_name: str,
+    frame: pl.DataFrame,
+    kind: pl.DataType | None = None,
+) -> pl.DataFrame:
+    """A few rows with their newest labels, in their order; kind: as for `with_labels`."""
+    return with_labels(frame, labels(settings, full_name, of=frame).collect(), kind)
 
 
-def with_labels(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
-    """Rows with the columns `label` and `label_time`, in their order. newest: as `labels` gives."""
-    parsed = newest.with_columns(label_values(newest["label"]))
+def with_labels(
+    frame: pl.DataFrame, newest: pl.DataFrame, kind: pl.DataType | None = None
+) -> pl.DataFrame:
+    """Rows with the columns `label` and `label_time`, in their order. newest: as `labels` gives;
+    kind: type of `label` where rows go on that are read later, else by these labels."""
+    parsed = newest.with_columns(label_values(newest["label"], kind))
     found = frame
     for id_column in ("databricks_request_id", "client_request_id"):
         by = [id_column, "row_index"]
@@ -149,14 +163,31 @@ def with_labels(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def label_values(texts: pl.Series) -> pl.Series:
+def label_kind(settings: Settings, full_name: str) -> pl.DataType:
+    """Type of `label` for all rows of a table: text if one of the labels ever was, else double."""
+    found = scan(settings, sibling(full_name, "labels"))
+    if found is None:
+        return pl.Float64()
+    texts = found.select(pl.col("label").str.starts_with('"').any()).collect().item()
+    return pl.String() if texts else pl.Float64()
+
+
+def label_values(texts: pl.Series, kind: pl.DataType | None = None) -> pl.Series:
     """JSON texts of labels as one column: double if all are numbers or booleans, else text.
 
-    `null` is no label: it takes back the one before."""
-    values = {text: orjson.loads(text) for text in texts.unique().drop_nulls()}
-    known = {text: value for text, value in values.items() if value is not None}
-    if all(isinstance(value, int | float) for value in known.values()):
+    `null` is no label: it takes back the one before. kind: double or text for certain."""
+    known = _known(texts)
+    if kind == pl.Float64 or (kind is None and _are_numbers(known)):
         numbers = {text: float(value) for text, value in known.items()}
         return texts.replace_strict(numbers, default=None, return_dtype=pl.Float64)
     words = {text: value if isinstance(value, str) else text for text, value in known.items()}
     return texts.replace_strict(words, default=None, return_dtype=pl.String)
+
+
+def _known(texts: pl.Series) -> dict[str, Any]:
+    values = {text: orjson.loads(text) for text in texts.unique().drop_nulls()}
+    return {text: value for text, value in values.items() if value is not None}
+
+
+def _are_numbers(known: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float) for value in known.values())

@@ -19,11 +19,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DURATION_MS = (
     pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us").cast(pl.Float64) / 1000
 )
-# A model that raises answers 400 by contract, yet it is the model's fault.
-FAILED = (pl.col("status_code") >= 500) | pl.col("error_source").is_in(["model", "server"])
 METRICS: dict[str, pl.Expr] = {
     "requests": pl.len(),
-    "errors": FAILED.fill_null(False).sum(),
+    "errors": filters.FAILED.sum(),
     "p50": DURATION_MS.quantile(0.5),
     "p95": DURATION_MS.quantile(0.95),
     "p99": DURATION_MS.quantile(0.99),
@@ -112,9 +110,13 @@ def _points(
     return [[time, values.get((group, time), {}).get(metric, nothing)] for time in times]
 
 
-def _requests(settings: Settings, full_name: str) -> pl.LazyFrame | None:
-    frame = recorded.scan(settings, full_name)
-    return None if frame is None else frame.filter(~pl.col("shadow"))
+def _requests(
+    settings: Settings, full_name: str, start: datetime | None, end: datetime | None
+) -> pl.LazyFrame | None:
+    """The requests of `[start, end)`; None: no limit."""
+    frame = recorded.scan(settings, full_name, start, end)
+    wanted = recorded.within(start, end)
+    return None if frame is None else frame.filter(*wanted, ~pl.col("shadow"))
 
 
 def _measured(
@@ -126,7 +128,7 @@ def _measured(
     metrics: list[str],
     by: str | None,
 ) -> list[dict[str, Any]]:
-    frame = _requests(settings, full_name)
+    frame = _requests(settings, full_name, start, end)
     if frame is None:
         return []
     time = pl.col("request_time")
@@ -134,10 +136,7 @@ def _measured(
     step_us = step * 1_000_000
     begin = (time.dt.epoch("us") // step_us * step_us).cast(pl.Datetime("us", "UTC"))
     return (
-        frame.filter(
-            pl.col("request_date").is_between(start.date(), end.date()), time >= start, time < end
-        )
-        .group_by(group.alias("by"), begin.alias("time"))
+        frame.group_by(group.alias("by"), begin.alias("time"))
         .agg(METRICS[name].alias(name) for name in metrics)
         .collect()
         .to_dicts()
@@ -184,13 +183,13 @@ def _counted(
     wanted: list[str],
     arguments: Mapping[str, Any],
 ) -> pl.DataFrame | None:
-    frame = _requests(settings, table.full_name)
+    start, end = (
+        filters.instant(arguments[name], name) if arguments.get(name) else None
+        for name in ("from", "to")
+    )
+    frame = _requests(settings, table.full_name, start, end)
     if frame is None:
         return None
-    for name, compare in (("from", pl.Expr.ge), ("to", pl.Expr.lt)):
-        if arguments.get(name):
-            at = filters.instant(arguments[name], name)
-            frame = frame.filter(compare(pl.col("request_time"), at))
     known = {"endpoint": pl.lit(table.endpoint_name), **DIMENSIONS}
     return (
         frame.group_by(known[name].alias(name) for name in wanted)

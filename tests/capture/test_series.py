@@ -1,8 +1,6 @@
 """Requests as series over time, and counted for usage."""
 
-import shutil
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import deltalake
@@ -11,35 +9,22 @@ import pytest
 
 from capture import catalog, database, errors, names, rows, series
 from capture.settings import Settings
+from tests.capture import shop
 
-TABLE = "main.shop.s_payload"
-START = datetime(2024, 3, 1, 12, tzinfo=UTC)
-RANGE = {"table": TABLE, "from": "2024-03-01T12:00:00Z", "to": "2024-03-01T12:03:00Z", "step": 60}
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory) -> Path:
-    """A state database to copy: migrating one takes longer than most tests here."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
-    database.migrate(settings)
-    return settings.data_dir / "inferlake.db"
+RANGE = {
+    "table": shop.TABLE,
+    "from": "2024-03-01T12:00:00Z",
+    "to": "2024-03-01T12:03:00Z",
+    "step": 60,
+}
 
 
-@pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
-    shutil.copy(migrated, tmp_path)
-    settings = Settings(data_dir=tmp_path)
-    with database.transaction(database.open_engine(settings)) as connection:
-        catalog.record(connection, TABLE, "shop", "shop", {}, {}, 0)
-    return settings
-
-
-def write(settings: Settings, *requests: dict[str, Any], table: str = TABLE) -> None:
-    """Requests: seconds after START, and what differs from a good one of 10 ms."""
+def write(settings: Settings, *requests: dict[str, Any], table: str = shop.TABLE) -> None:
+    """Requests: seconds after shop.START, and what differs from a good one of 10 ms."""
     found = []
     for place, request in enumerate(requests):
         changed = dict(request)
-        at = START + timedelta(seconds=changed.pop("after"))
+        at = shop.START + timedelta(seconds=changed.pop("after"))
         found.append(
             dict.fromkeys(rows.PAYLOAD_SCHEMA.names)
             | {
@@ -92,7 +77,7 @@ def test_requests_errors_and_latencies_per_step(settings):
     assert values(reply, "p99") == [30.0, 10.0, None]
     assert values(reply, "execution") == [4.0, 4.0, None]
     times = [time for time, _ in reply["series"][0]["points"]]
-    assert times == [START + timedelta(minutes=n) for n in range(3)]
+    assert times == [shop.START + timedelta(minutes=n) for n in range(3)]
 
 
 def test_series_per_version(settings):
@@ -123,8 +108,13 @@ def test_a_table_that_is_not_there_yet_has_empty_series(settings):
     ],
 )
 def test_no_series_has_more_than_2000_points(settings, days, step, expected):
-    end = START + timedelta(days=days)
-    asked = {"table": TABLE, "from": START.isoformat(), "to": end.isoformat(), "step": step}
+    end = shop.START + timedelta(days=days)
+    asked = {
+        "table": shop.TABLE,
+        "from": shop.START.isoformat(),
+        "to": end.isoformat(),
+        "step": step,
+    }
     reply = series.timeseries(settings, {**asked, "metrics": "requests"})
     assert reply["step_seconds"] == expected
     assert len(reply["series"][0]["points"]) <= series.MOST_POINTS

@@ -1,0 +1,35 @@
+"""Exports of recorded requests: whole, harmless, bounded."""
+
+import polars as pl
+import pytest
+
+from capture import errors, exports
+from tests.capture import shop
+
+
+def test_an_export_holds_the_rows_that_pass(settings, tmp_path):
+    shop.write(settings, *(shop.payload(place) for place in range(5)))
+    shop.label(settings, 7, 9, client_request_id="client-3")
+    path = tmp_path / "out.parquet"
+    arguments = {"endpoint": "shop", "format": "parquet", "path": str(path), "feature.x": "2.."}
+    assert exports.export(settings, arguments) == {"path": str(path), "rows": 3}
+    assert pl.read_parquet(path).select("x", "label").rows() == [(2, None), (3, 7), (4, None)]
+
+
+def test_no_cell_of_a_csv_export_is_a_formula(settings, tmp_path):
+    nasty = ["=1+1", "+1", "-1", "@a", "\tx", "\rx", 'a,"b"\n', "=é"]
+    rows_ = [{"s": text, "=n": -place} for place, text in enumerate(nasty)]
+    shop.write(settings, shop.payload(0, rows_, looked_up=None))
+    path = tmp_path / "out.csv"
+    exports.export(settings, {"table": shop.TABLE, "format": "csv", "path": str(path)})
+    found = pl.read_csv(path, infer_schema=False)
+    expected = [f"'{text}" if text[0] in "=+-@\t\r" else text for text in nasty]
+    assert found["s"].to_list() == expected
+    assert found["'=n"].to_list()[1] == "-1.0"  # a number is no formula
+    assert found["request_time"].to_list()[0] == "2024-03-01T12:00:00Z"
+
+
+@pytest.mark.parametrize("arguments", [{"format": "xlsx", "path": "x"}, {"path": "x"}])
+def test_an_export_in_an_unknown_form_is_refused(settings, arguments):
+    with pytest.raises(errors.InvalidParameter, match="parquet or csv"):
+        exports.export(settings, {"endpoint": "shop", **arguments})

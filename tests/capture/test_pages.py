@@ -1,0 +1,146 @@
+"""Pages of recorded requests, newest first, on real tables."""
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capture import errors, pages
+from capture.settings import Settings
+from tests.capture import shop
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, migrated: Path) -> Settings:
+    """Four requests that differ in everything one can filter by."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("filled"))
+    shutil.copy(migrated, settings.data_dir)
+    shop.record(settings, shop.TABLE, "shop")
+    features = [
+        {"x": 0, "city": None, "ok": True, "at": "2013-07-01T00:00:00Z"},
+        {"x": 1, "city": "vienna", "ok": False, "at": "2013-07-01T01:00:00Z", "status_code": 1},
+        {"x": 2, "city": "bern", "status_code": 7},
+        {"x": 3, "city": "zürich"},
+    ]
+    bodies = [json.dumps({"dataframe_records": [one]}, ensure_ascii=False) for one in features]
+    shop.write(
+        settings,
+        shop.payload(0, request=bodies[0]),
+        shop.payload(1, prediction=0.75, request=bodies[1], served_entity_name="v2"),
+        shop.payload(3, request=bodies[3]),
+    )
+    refused = {"status_code": 400, "response": '{"message": "no"}'}
+    shop.write(settings, shop.payload(2, request=bodies[2]) | refused)
+    return settings
+
+
+def page(settings: Settings, **arguments: Any) -> list[Any]:
+    """The feature `x` of the rows on a page."""
+    found = pages.requests_page(settings, {"endpoint": "shop", **arguments})
+    return [row["x"] for row in found["requests"]]
+
+
+def test_a_page_holds_the_newest_rows_first_with_their_columns_and_labels(settings):
+    shop.write(settings, shop.payload(0), shop.payload(1, [{"x": 1, "s": "a"}, {"x": 2, "s": "b"}]))
+    shop.label(settings, 1, 5, client_request_id="client-1", row_index=1)
+    found = pages.requests_page(settings, {"endpoint": "shop"})
+    assert "next_page_token" not in found
+    newest = found["requests"][0]
+    assert (newest["endpoint"], newest["row_index"], newest["x"], newest["s"]) == (
+        "shop",
+        1,
+        2,
+        "b",
+    )
+    assert (newest["prediction"], newest["label"]) == (0.5, 1.0)
+    assert newest["request_time"] == shop.START + timedelta(minutes=1)
+    assert newest["label_time"] == shop.START + timedelta(minutes=5)
+    assert [row["x"] for row in found["requests"]] == [2, 1, 0]
+
+
+def test_pages_together_hold_every_row_once_even_if_new_ones_come_meanwhile(settings):
+    days = 60 * 24
+    shop.write(settings, *(shop.payload(place * days // 4) for place in range(20)))
+    shop.write(settings, shop.payload(3, [{"x": 100}, {"x": 101}, {"x": 102}]))
+    everything = page(settings)
+    found, token = [], None
+    while True:
+        reply = pages.requests_page(
+            settings, {"endpoint": "shop", "page_size": 3, "page_token": token}
+        )
+        found += [row["x"] for row in reply["requests"]]
+        token = reply.get("next_page_token")
+        if token is None:
+            break
+        shop.write(settings, shop.payload(100_000 + len(found)))
+    assert found == everything
+    assert len(found) == 23
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"status": "400"}, [2]),
+        ({"status": 200}, [3, 1, 0]),
+        ({"status": "4xx"}, [2]),
+        ({"served_entity": "v2"}, [1]),
+        ({"client_request_id": "client-3"}, [3]),
+        ({"from": "2024-03-01T12:01:00Z", "to": "2024-03-01T12:03:00Z"}, [2, 1]),
+        ({"from": "2024-03-01T13:02:00+01:00"}, [3, 2]),
+        ({"text": "zürich"}, [3]),
+        ({"text": '"predictions": [0.75]'}, [1]),
+        ({"text": ".*"}, []),
+        ({"feature.x": "1..2"}, [2, 1]),
+        ({"feature.x": "2.."}, [3, 2]),
+        ({"feature.x": "..0"}, [0]),
+        ({"feature.x": "3"}, [3]),
+        ({"feature.x": ".."}, [3, 2, 1, 0]),
+        ({"feature.city": "zürich"}, [3]),
+        ({"feature.city": "a..m"}, [2]),
+        ({"feature.ok": "true"}, [0]),
+        ({"feature.at": "2013-07-01T00:30:00Z..2013-07-01T02:00:00Z"}, [1]),
+        ({"feature.status_code": "7"}, [2]),
+        ({"feature.score": "0.7..1"}, [1]),
+        ({"served_entity": "v2", "status": "400"}, []),
+        ({"client_request_id": "", "text": None}, [3, 2, 1, 0]),
+    ],
+)
+def test_filters_leave_the_rows_that_pass_all_of_them(filled, filters, expected):
+    assert page(filled, **filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"stauts": 200}, "stauts"),
+        ({"status": "20"}, "status"),
+        ({"status": "everything"}, "everything"),
+        ({"from": "yesterday"}, "yesterday"),
+        ({"feature.nothing": "1..2"}, "nothing"),
+        ({"feature.x": "a..b"}, "'a'"),
+        ({"feature.": "1"}, "feature"),
+        ({"page_size": 0}, "page_size"),
+        ({"page_size": 10_000}, "page_size"),
+        ({"page_token": "nonsense"}, "page_token"),
+        ({"page_token": "WzEsMl0="}, "page_token"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_by_name(filled, arguments, named):
+    with pytest.raises(errors.InvalidParameter, match=named):
+        page(filled, **arguments)
+
+
+def test_all_endpoints_are_read_unless_some_are_named(settings):
+    shop.record(settings, "main.shop.t_payload", "other")
+    shop.record(settings, "main.shop.u_payload", "silent")
+    shop.write(settings, shop.payload(0), shop.payload(2))
+    shop.write(settings, shop.payload(1), table="main.shop.t_payload")
+    assert page(settings, endpoint=None) == [2, 1, 0]
+    assert page(settings, endpoint=["other", "silent"]) == [1]
+    assert page(settings, endpoint=None, table="main.shop.t_unpacked") == [1]
+    assert page(settings, endpoint="silent") == []
+    with pytest.raises(errors.DoesNotExist, match="nobody"):
+        page(settings, endpoint="nobody")

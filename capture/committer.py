@@ -25,7 +25,7 @@ log = logline.logger(__name__)
 ADOPT_SECONDS = 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 STATUS_SECONDS = 0.25
-SORTED_BY = {"payload": "request_time", "labels": "received_time"}
+SORTED_BY = {"payload": "request_time", "labels": "received_time", "usage": "request_time"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,9 +108,64 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 
+
+class Usage(NamedTuple):
+    """One request of an endpoint whose usage is tracked, whatever share of them it records. Field
+    order = column order of `system.serving.endpoint_usage`; up to `served_entity_id` these are the
+    documented columns after our date, ours follow."""
+
+    request_date: int  # days since 1970-01-01, UTC day of receipt; the partition
+    account_id: str | None
+    workspace_id: str | None
+    client_request_id: str | None
+    databricks_request_id: str
+    requester: str | None
+    status_code: int
+    request_time: int  # microseconds since the epoch, UTC
+    input_token_count: int | None  # of language models; null else, as the three below
+    output_token_count: int | None
+    input_character_count: int | None
+    output_character_count: int | None
+    usage_context: dict[str, str] | None
+    request_streaming: bool
+    served_entity_id: str | None
+    endpoint_id: str
+    endpoint_name: str
+    served_entity_name: str | None
+    config_version: int | None
+    execution_duration_ms: int
+
+
+USAGE_SCHEMA = pa.schema(
+    [
+        pa.field("request_date", pa.date32(), nullable=False),
+        pa.field("account_id", pa.string()),
+        pa.field("workspace_id", pa.string()),
+        pa.field("client_request_id", pa.string()),
+        pa.field("databricks_request_id", pa.string(), nullable=False),
+        pa.field("requester", pa.string()),
+        pa.field("status_code", pa.int32(), nullable=False),
+        pa.field("request_time", TIMESTAMP, nullable=False),
+        pa.field("input_token_count", pa.int64()),
+        pa.field("output_token_count", pa.int64()),
+        pa.field("input_character_count", pa.int64()),
+        pa.field("output_character_count", pa.int64()),
+        pa.field("usage_context", pa.map_(pa.string(), pa.string())),
+        pa.field("request_streaming", pa.bool_(), nullable=False),
+        pa.field("served_entity_id", pa.string()),
+        pa.field("endpoint_id", pa.string(), nullable=False),
+        pa.field("endpoint_name", pa.string(), nullable=False),
+        pa.field("served_entity_name", pa.string()),
+        pa.field("config_version", pa.int32()),
+        pa.field("execution_duration_ms", pa.int64(), nullable=False),
+    ]
+)
+USAGE_TABLE = "system.serving.endpoint_usage"
+
 KINDS: dict[str, tuple[pa.Schema, str]] = {
     "payload": (PAYLOAD_SCHEMA, "request_date"),
     "labels": (LABEL_SCHEMA, "received_date"),
+    "usage": (USAGE_SCHEMA, "request_date"),
 }
 
 

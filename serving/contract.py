@@ -459,6 +459,11 @@ def capture(
     return None
 
 
+def usage_tracked(gateway: Mapping[str, Any] | None) -> bool:
+    """Whether each request of the endpoint is counted in `system.serving.endpoint_usage`."""
+    return bool(((gateway or {}).get("usage_tracking_config") or {}).get("enabled"))
+
+
 def _fraction(table: Mapping[str, Any]) -> float:
     found = table.get("sampling_fraction")
     return 1.0 if found is None else float(found)

@@ -510,7 +510,8 @@ class CaptureView:
 @dataclass(frozen=True, slots=True)
 class EndpointView:
     """An endpoint as a gateway needs it. Without an active configuration `config_version` is None
-    and `entities` empty; `updating` then tells whether one is on its way."""
+    and `entities` empty; `updating` then tells whether one is on its way. usage: each request is a
+    row of `system.serving.endpoint_usage`."""
 
     id: str
     name: str
@@ -522,6 +523,7 @@ class EndpointView:
     sticky_salt: str
     rate_limits: tuple[dict[str, Any], ...]
     capture: CaptureView | None
+    usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,6 +598,7 @@ def _endpoint_view(
         sticky.get("salt") or row.id,
         (*(row.rate_limits or ()), *gateway_limits),
         CaptureView(*capture) if capture else None,
+        contract.usage_tracked(row.ai_gateway),
     )
 
 

@@ -37,11 +37,13 @@ def tables() -> str:
         "# Recorded tables",
         MADE,
         "`<prefix>_payload` holds a row per request, `<prefix>_labels` a row per label. Up to",
-        "`requester` the payload columns are those of Databricks' inference tables. Both are Delta",
-        "tables, protocol 1/2, append-only, partitioned by the first column.",
+        "`requester` the payload columns are those of Databricks' inference tables. The system",
+        "tables are the server's own. All are Delta tables, protocol 1/2, append-only, partitioned by",
+        "the first column.",
     ]
     for kind, (schema, _) in rows.KINDS.items():
-        lines += ["", f"## `<prefix>_{kind}`", "", "| column | type | null |", "|---|---|---|"]
+        name = rows.USAGE_TABLE if kind == "usage" else f"<prefix>_{kind}"
+        lines += ["", f"## `{name}`", "", "| column | type | null |", "|---|---|---|"]
         lines += [f"| `{f.name}` | {f.type} | {'yes' if f.nullable else 'no'} |" for f in schema]
     return "\n".join(lines) + "\n"
 

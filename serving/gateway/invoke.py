@@ -209,6 +209,7 @@ class DataPlane:
                 groups.setdefault(call.capture, []).append((call, row))
         for capture, group in groups.items():
             self._log(capture, group)
+        self._note_usage([call for call in finished if call.is_tracked])
         for call in finished:
             try:
                 call.send()
@@ -236,6 +237,23 @@ class DataPlane:
         for _, row in group:
             if row.client_request_id is not None:
                 self.recent_client_ids.add(row.client_request_id)
+
+    def _note_usage(self, tracked: "list[Call]") -> None:
+        """Write the usage of requests; one that cannot be written is counted, and answered all the
+        same: its row in the record, if it has one, is there already."""
+        if not tracked:
+            return
+        try:
+            self.log.append(rows.USAGE_TABLE, "usage", [call.usage() for call in tracked])
+        except errors.LogFull:
+            self.counts.unlogged[rows.USAGE_TABLE] += len(tracked)
+        except Exception as error:  # noqa: BLE001  a row that cannot be encoded fails alone
+            if len(tracked) > 1:
+                for one in tracked:
+                    self._note_usage([one])
+                return
+            self.counts.unlogged[rows.USAGE_TABLE] += 1
+            log.error("usage_not_noted", error=f"{type(error).__name__}: {error}"[:500])
 
     # -- numbers
 
@@ -323,7 +341,7 @@ class Call:
         self._route, self.capture = route, endpoint.capture
         if endpoint.stopped:
             raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
-        if self.capture is not None:
+        if self.capture is not None or endpoint.usage:
             plane.check_log()
         if endpoint.rate_limits:
             plane.limits.admit(endpoint.id, endpoint.rate_limits, caller.user, now)
@@ -506,17 +524,11 @@ class Call:
         total_us = (time.perf_counter_ns() - self._begun) // 1000
         queue_us = features_us = predict_us = 0
         looked_up = None
-        sides = None
         if answer is not None:
             queue_us, features_us = answer.queue_us, answer.features_us
             predict_us = answer.predict_us
             looked_up = None if answer.looked_up is None else answer.looked_up.decode()
-        if answer is not None and answer.status == 200:
-            client_id = answer.client_request_id
-            usage = None if answer.usage_context is None else orjson.loads(answer.usage_context)
-        else:
-            sides = bodies.sides(self._body) if self._content_type == wire.JSON else bodies.NO_SIDES
-            client_id, usage = sides.client_request_id, bodies.checked_usage(sides.usage_context)
+        client_id, usage = self._beside()
         entity = None if choice is None else choice.entity
         content_type = self._headers.get(b"content-type")
         return rows.Payload(
@@ -550,6 +562,50 @@ class Call:
             queue_us,
             features_us,
             predict_us,
+        )
+
+    def _beside(self) -> tuple[str | None, dict[str, str] | None]:
+        """The client's id and usage context, which came beside the input: the worker saw them, or
+        the body is looked at."""
+        answer = self._answer
+        if answer is not None and answer.status == 200:
+            usage = None if answer.usage_context is None else orjson.loads(answer.usage_context)
+            return answer.client_request_id, usage
+        sides = bodies.sides(self._body) if self._content_type == wire.JSON else bodies.NO_SIDES
+        return sides.client_request_id, bodies.checked_usage(sides.usage_context)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the usage of this request is noted."""
+        return self._route is not None and self._route.endpoint.usage
+
+    def usage(self) -> rows.Usage:
+        """What a tracked request is in `system.serving.endpoint_usage`."""
+        assert self._route is not None and self._caller is not None  # it is tracked
+        client_id, usage_context = self._beside()
+        entity = None if self._choice is None else self._choice.entity
+        predict_us = 0 if self._answer is None else self._answer.predict_us
+        return rows.Usage(
+            request_date=self._time_ns // DAY_NS,
+            account_id=None,
+            workspace_id=None,
+            client_request_id=client_id,
+            databricks_request_id=self.request_id,
+            requester=self._caller.user,
+            status_code=self._status,
+            request_time=self._time_ns // 1000,
+            input_token_count=None,
+            output_token_count=None,
+            input_character_count=None,
+            output_character_count=None,
+            usage_context=usage_context,
+            request_streaming=False,
+            served_entity_id=None if entity is None else entity.id,
+            endpoint_id=self._route.endpoint.id,
+            endpoint_name=self._route.endpoint.name,
+            served_entity_name=None if entity is None else entity.name,
+            config_version=self._route.endpoint.config_version,
+            execution_duration_ms=(predict_us + 500) // 1000,
         )
 
 

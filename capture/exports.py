@@ -24,13 +24,15 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def export(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def export(
+    settings: Settings, arguments: Mapping[str, Any], most_rows: int = MOST_ROWS
+) -> dict[str, Any]:
     """Write unpacked rows with their labels into a file, oldest first: {"path", "rows"}.
 
     arguments: `format` (parquet | csv), `path` of a file that is not there yet, `table` or
     `endpoint`, and the filters of `filters.parse`. In CSV, times are RFC 3339, and a text that a
     spreadsheet would run as a formula begins with an apostrophe. Raises InvalidParameter where more
-    than MOST_ROWS rows pass.
+    than `most_rows` rows pass.
     """
     given = dict(arguments)
     form, path = given.pop("format", None), Path(given.pop("path"))
@@ -45,7 +47,7 @@ def export(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
     passing = selection.Selection(settings, full_name, filters.parse(given))
     writer = WRITERS[form](path)
     try:
-        return {"path": str(path), "rows": _write(settings, full_name, passing, writer)}
+        return {"path": str(path), "rows": _write(settings, full_name, passing, writer, most_rows)}
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -53,16 +55,22 @@ def export(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
         writer.close()
 
 
-def _write(settings: Settings, full_name: str, passing: selection.Selection, writer: Writer) -> int:
+def _write(
+    settings: Settings,
+    full_name: str,
+    passing: selection.Selection,
+    writer: Writer,
+    most_rows: int,
+) -> int:
     kind = recorded.label_kind(settings, full_name)
     written = 0
     writer.write(recorded.labelled(settings, full_name, passing.nothing, kind))
     for within in reversed(list(passing.back(first_rows=STRETCH_ROWS, growth=1))):
         rows = passing.rows(within).sort(selection.NEWEST_FIRST).collect()
         written += len(rows)
-        if written > MOST_ROWS:
+        if written > most_rows:
             raise errors.InvalidParameter(
-                f"More than {MOST_ROWS:,} rows match; an export holds at most so many. Narrow "
+                f"More than {most_rows:,} rows match; an export holds at most so many. Narrow "
                 "them with from= and to=, or read the Delta table itself."
             )
         if len(rows):

@@ -78,7 +78,8 @@ class Selection:
     def rows(self, within: stretches.Stretch) -> pl.LazyFrame:
         """The passing rows of a stretch, in no order."""
         rows = recorded.unpacked(self._settings, self._full_name, *within)
-        found = rows.filter(*self._conditions)
+        # A column that came meanwhile would be in some stretches and not in others.
+        found = rows.filter(*self._conditions).select(self.nothing.columns)
         if self._wanted.text is None:
             return found
         return found.join(self._with_text(within), on="databricks_request_id", how="semi")

@@ -33,3 +33,38 @@ def test_no_cell_of_a_csv_export_is_a_formula(settings, tmp_path):
 def test_an_export_in_an_unknown_form_is_refused(settings, arguments):
     with pytest.raises(errors.InvalidParameter, match="parquet or csv"):
         exports.export(settings, {"endpoint": "shop", **arguments})
+
+
+def test_an_export_over_its_bound_is_refused_and_leaves_nothing(settings, tmp_path):
+    shop.write(settings, *(shop.payload(place) for place in range(5)))
+    path = tmp_path / "out.csv"
+    asked = {"endpoint": "shop", "format": "csv", "path": str(path)}
+    with pytest.raises(errors.InvalidParameter, match=r"More than 4 rows match.*from= and to="):
+        exports.export(settings, asked, most_rows=4)
+    assert not path.exists()
+    assert exports.export(settings, asked, most_rows=5)["rows"] == 5
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_an_export_of_no_row_has_its_columns(settings, tmp_path, form):
+    shop.write(settings, shop.payload(0))
+    path = tmp_path / f"out.{form}"
+    asked = {"endpoint": "shop", "format": form, "path": str(path), "status": "500"}
+    assert exports.export(settings, asked)["rows"] == 0
+    found = pl.read_csv(path) if form == "csv" else pl.read_parquet(path)
+    assert found.columns[-2:] == ["label", "label_time"]
+    assert found.is_empty()
+
+
+def test_labels_have_one_type_through_all_of_an_export(settings, tmp_path):
+    many = [{"x": place} for place in range(exports.STRETCH_ROWS)]
+    for day in range(2):
+        shop.write(settings, shop.payload(day * 1440, many), shop.payload(day * 1440 + 1))
+    shop.label(settings, 7, 2, client_request_id="client-1")
+    shop.label(settings, "late", 3, client_request_id="client-1441")
+    path = tmp_path / "out.parquet"
+    exports.export(settings, {"endpoint": "shop", "format": "parquet", "path": str(path)})
+    found = pl.read_parquet(path)
+    assert len(found) == 2 * exports.STRETCH_ROWS + 2
+    assert found["label"].drop_nulls().to_list() == ["7", "late"]
+    assert found["request_time"].is_sorted()

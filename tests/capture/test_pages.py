@@ -98,6 +98,11 @@ def test_pages_together_hold_every_row_once_even_if_new_ones_come_meanwhile(sett
         ({"feature.x": "..0"}, [0]),
         ({"feature.x": "3"}, [3]),
         ({"feature.x": ".."}, [3, 2, 1, 0]),
+        ({"feature.x": ">1"}, [3, 2]),
+        ({"feature.x": ">= 1"}, [3, 2, 1]),
+        ({"feature.x": "<1"}, [0]),
+        ({"feature.x": "<=1"}, [1, 0]),
+        ({"feature.city": ">m"}, [3, 1]),
         ({"feature.city": "zürich"}, [3]),
         ({"feature.city": "a..m"}, [2]),
         ({"feature.ok": "true"}, [0]),
@@ -131,6 +136,31 @@ def test_filters_leave_the_rows_that_pass_all_of_them(filled, filters, expected)
 def test_arguments_that_mean_nothing_are_refused_by_name(filled, arguments, named):
     with pytest.raises(errors.InvalidParameter, match=named):
         page(filled, **arguments)
+
+
+def test_failed_is_what_the_server_or_the_model_did_not_what_the_client_did(settings):
+    shop.write(
+        settings,
+        shop.payload(0),
+        shop.payload(1, status_code=503, error_source="server"),
+        shop.payload(2, status_code=400, error_source="model"),
+        shop.payload(3, status_code=400, error_source="request"),
+        shop.payload(4, status_code=504),
+    )
+    assert page(settings, status="failed") == [4, 2, 1]
+
+
+def test_rare_rows_are_found_however_far_back_they_lie(settings):
+    many = [{"x": place} for place in range(10_000)]
+    shop.write(settings, *(shop.payload(minutes, many) for minutes in (0, 1, 60, 5_000)))
+    assert page(settings, **{"feature.x": "7"}) == [7] * 4
+    asked = {"endpoint": "shop", "feature.x": ">=9997", "page_size": 5}
+    first = pages.requests_page(settings, asked)
+    second = pages.requests_page(settings, {**asked, "page_token": first["next_page_token"]})
+    last = pages.requests_page(settings, {**asked, "page_token": second["next_page_token"]})
+    found = [row["x"] for part in (first, second, last) for row in part["requests"]]
+    assert found == [9999, 9998, 9997] * 4
+    assert "next_page_token" not in last
 
 
 def test_all_endpoints_are_read_unless_some_are_named(settings):

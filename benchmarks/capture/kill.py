@@ -1,17 +1,25 @@
 """How many acknowledged rows are lost, doubled or torn over many SIGKILLs? Bar: none.
 
-    python benchmarks/capture/kill.py --kills 1000
+    python benchmarks/capture/kill.py --kills 300
 
-Writers append to the log and say through a pipe what was accepted; they and the committer are
-killed at random moments. Dead writers' open segments get garbage tails; some writers meet writes
-that fall short, as on a full disk. Commits are as dense as they can be. In the end everything is
-committed, read back and compared. `--committer process` kills the real process with its
-maintenance child instead of a bare loop.
+Two writers, as two gateways of one node, append to the log, one of them under `power`, and say
+through a pipe what was accepted. They, the committer, or everything is killed at random moments, a
+process group at a time, and started again. Dead writers' open segments get garbage tails. Commits
+are as dense as they can be. Three legs share the kills:
+
+    loop       a bare committer loop; in some rounds the writers meet writes that fall short
+    process    `python -m capture` with its maintenance child, which is also killed alone
+    full disk  the loop on a small disk that is full half of the time
+
+In the end everything is committed, unpacked, read back and compared: of the payload tables, then of
+the unpacked ones. One line a leg; exit code 1 if a row is not as it should be.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -23,20 +31,26 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import psutil
 
-from capture import committer, database, delta, delta_history, errors, rows, wal
+from capture import committer, database, delta, delta_history, errors, names, rows, unpack, wal
 from capture.settings import Settings
 
 TABLES = ("kill.capture.a_payload", "kill.capture.b_payload")
 DAY_US = 86_400_000_000
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 FINISH_SECONDS = 900.0
-DENSE = committer.Limits(batch_rows=2_000)  # so that most kills fall into a commit
+PAUSE_SECONDS = 0.002  # between appends: enough rows to lose, few enough to compare
+SMALL_DISK_BYTES = 256 << 20
+SMALL_SEGMENTS = {"wal_seal_bytes": 1 << 16, "wal_seal_seconds": 0.02}
+# So that most kills fall into a commit, and a reserve fits on the small disk.
+DENSE = committer.Limits(batch_rows=2_000, reserve_bytes=2 << 20)
 GARBAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     lambda chance, segment: b"",
     lambda chance, segment: chance.randbytes(chance.randint(1, 5000)),
@@ -44,19 +58,25 @@ GARBAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
     lambda chance, segment: segment[64 : 64 + chance.randint(1, 300)],
     lambda chance, segment: b"ILB1" + chance.randbytes(36),
 )
+# A process is forked from one that has imported everything: a round takes less than a second.
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload(["capture.committer", "capture.database", "capture.wal"])
 
 
 def settings_of(data_dir: Path) -> Settings:
     """Segments far smaller and shorter than usual, so that commits are dense."""
-    small = {"wal_seal_bytes": 1 << 16, "wal_seal_seconds": 0.02}
-    return Settings(data_dir=data_dir, **small)  # type: ignore[arg-type]
+    return Settings(data_dir=data_dir, **SMALL_SEGMENTS)  # type: ignore[arg-type]
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def content(name: str) -> str:
     """The request of a row: tells whether it came back whole."""
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    text = "ü" * int(digest[:2], 16)
-    return json.dumps({"name": name, "digest": digest, "text": text}, ensure_ascii=False)
+    text = "ü" * int(digest(name)[:2], 16)
+    record = {"name": name, "digest": digest(name), "text": text}
+    return json.dumps({"dataframe_records": [record]}, ensure_ascii=False)
 
 
 def row(name: str, time_us: int) -> rows.Payload:
@@ -69,7 +89,7 @@ def row(name: str, time_us: int) -> rows.Payload:
         sampling_fraction=1.0,
         execution_duration_ms=1,
         request=content(name),
-        response="{}",
+        response='{"predictions": [0.5]}',
         served_entity_id=None,
         logging_error_codes=None,
         requester=None,
@@ -97,26 +117,31 @@ def row(name: str, time_us: int) -> rows.Payload:
 # The processes that are killed -------------------------------------------------------------------
 
 
-def write(data_dir: Path, seed: int, power: bool, short_writes: bool) -> None:
-    """Append for ever; print the names of rows after `append` returned."""
+def write(
+    data_dir: Path, seed: int, power: bool, short_writes: bool, group: int, answer: Any
+) -> None:
+    """Append for ever; tell the names of rows after `append` returned. group: to be killed with."""
+    _begin(group)
     chance = random.Random(seed)
     settings = settings_of(data_dir)
     log = wal.Log(settings.wal_dir, settings)
+    os.write(answer.fileno(), b"started\n")
     number = 0
     while True:
-        names = [f"{seed}-{number + n}" for n in range(chance.choice((1, 1, 3, 16)))]
-        number += len(names)
+        found = [f"{seed}-{number + n}" for n in range(chance.choice((1, 1, 3, 16)))]
+        number += len(found)
         # Around midnight, so that batches have two dates.
         now_us = 20_000 * DAY_US + chance.randint(-1000, 1000)
         if short_writes and chance.random() < 0.05:
             _limit_files(chance.randint(0, 1 << 16))
         try:
-            log.append(chance.choice(TABLES), "payload", [row(n, now_us) for n in names], power)
+            log.append(chance.choice(TABLES), "payload", [row(n, now_us) for n in found], power)
         except errors.LogFull:
             _limit_files(resource.RLIM_INFINITY)
         else:
-            os.write(1, ("\n".join(names) + "\n").encode())
+            os.write(answer.fileno(), ("\n".join(found) + "\n").encode())
         log.tick()
+        time.sleep(PAUSE_SECONDS)
 
 
 def _limit_files(size: int) -> None:
@@ -127,38 +152,171 @@ def _limit_files(size: int) -> None:
 
 def commit(data_dir: Path) -> None:
     """Commit for ever."""
+    _begin(0)
     settings = settings_of(data_dir)
     one = committer.Committer(settings, limits=DENSE)
-    committer.write_whole(settings.run_dir / "committer.ready", json.dumps({"pid": os.getpid()}))
     while True:
-        one.turn()
+        # On a full disk even a turn may fail; the process's loop lives on, and so does this one.
+        with contextlib.suppress(OSError):
+            one.turn()
 
 
-# The run -----------------------------------------------------------------------------------------
+def _begin(group: int) -> None:
+    os.setpgid(0, group)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)  # refused writes would fill the screen
 
 
 @dataclass(slots=True)
 class Writer:
     """A writer process, and what it said was accepted."""
 
-    process: subprocess.Popen[bytes]
+    process: Any
+    answers: Any
     accepted: list[str] = field(default_factory=list)
-    first: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
     reader: threading.Thread | None = None
 
     def listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.endswith(b"\n"):
-                self.accepted.append(line.decode().strip())
-                self.first.set()
+        with os.fdopen(os.dup(self.answers.fileno()), "rb") as lines:
+            for line in lines:
+                if line == b"started\n":
+                    self.started.set()
+                elif line.endswith(b"\n"):
+                    self.accepted.append(line.decode().strip())
+
+    def bury(self) -> list[str]:
+        """After its death: everything that was accepted."""
+        self.process.join()
+        assert self.reader is not None
+        self.reader.join()
+        self.answers.close()
+        return self.accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What the processes run; a planted fault has its own (see faults.py)."""
+
+    write: Callable[..., None] = write
+    commit: Callable[[Path], None] = commit
+
+
+class Writers:
+    """Two gateways of a node, in one process group."""
+
+    def __init__(self, data_dir: Path, seed: int, short_writes: bool, job: Callable[..., None]):
+        self._all: list[Writer] = []
+        self.group = 0
+        for place in range(2):
+            answers, answer = forking.Pipe(duplex=False)
+            power = (seed + place) % 2 == 1
+            arguments = (data_dir, 2 * seed + place, power, short_writes, self.group, answer)
+            process = forking.Process(target=job, args=arguments)
+            process.start()
+            answer.close()
+            writer = Writer(process, answers)
+            writer.reader = threading.Thread(target=writer.listen)
+            writer.reader.start()
+            assert writer.started.wait(START_SECONDS), "A writer did not start."
+            self.group = self.group or process.pid
+            self._all.append(writer)
+
+    def kill(self) -> list[str]:
+        """Kill both at once; everything that was accepted."""
+        os.killpg(self.group, signal.SIGKILL)
+        return [name for writer in self._all for name in writer.bury()]
+
+
+class Committing:
+    """The committer, with whatever children it has, in a process group of its own."""
+
+    def __init__(self, data_dir: Path, whole_process: bool, job: Callable[[Path], None]) -> None:
+        if whole_process:
+            small = {f"INFERLAKE_{name.upper()}": str(n) for name, n in SMALL_SEGMENTS.items()}
+            environment = {**os.environ, **small, "INFERLAKE_DATA_DIR": str(data_dir)}
+            self._process: Any = subprocess.Popen(
+                [sys.executable, "-m", "capture"],
+                env=environment,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            return
+        self._process = forking.Process(target=job, args=(data_dir,))
+        self._process.start()
+        end = time.monotonic() + START_SECONDS
+        while os.getpgid(self._process.pid) != self._process.pid:
+            assert time.monotonic() < end, "The committer did not start."
+            time.sleep(0.001)
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        assert self.reader is not None and self.process.stdout is not None
-        self.reader.join()
-        self.process.stdout.close()
+        os.killpg(self._process.pid, signal.SIGKILL)
+        if isinstance(self._process, subprocess.Popen):
+            self._process.wait()
+        else:
+            self._process.join()
+
+    def kill_child(self) -> bool:
+        """Kill the maintenance process alone; False if there is none just now."""
+        children = psutil.Process(self._process.pid).children()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        return bool(children)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It stands still: what is done meanwhile is there before it looks."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
+
+# The disk ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A small disk of its own on a folder; False where only root may make one."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Lazily, since we hold the state database open for as long as we live.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def filled_now_and_then(folder: Path, chance: random.Random) -> Iterator[None]:
+    """The disk is full, then has space, then is full: for moments of chance."""
+    over = threading.Event()
+    filler = folder / "filler"
+
+    def fill() -> None:
+        while not over.wait(chance.uniform(0.05, 0.4)):
+            disk = os.statvfs(folder)
+            left = chance.randint(0, 256 << 10)
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - left)
+            over.wait(chance.uniform(0.05, 0.4))
+            filler.unlink()
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        filler.unlink(missing_ok=True)
+
+
+# The run -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,46 +325,87 @@ class Outcome:
 
     kills: int
     accepted: int
+    commits: int
     lost: int
     doubled: int
     torn: int
-    commits: int
+    unpacked_lost: int
+    unpacked_doubled: int
+    unpacked_torn: int
     examples: tuple[str, ...]  # names of some rows that are not as they should be
 
     @property
     def is_clean(self) -> bool:
-        return self.lost == self.doubled == self.torn == 0
+        wrong = (self.lost, self.doubled, self.torn)
+        return not any((*wrong, self.unpacked_lost, self.unpacked_doubled, self.unpacked_torn))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.accepted} rows accepted, {self.commits} commits: "
+            f"lost {self.lost}, doubled {self.doubled}, torn {self.torn}; unpacked: "
+            f"lost {self.unpacked_lost}, doubled {self.unpacked_doubled}, torn {self.unpacked_torn}"
+        )
 
 
-def _start_writer(data_dir: Path, seed: int, power: bool, short_writes: bool) -> Writer:
-    flags = ["--power"] * power + ["--short-writes"] * short_writes
-    command = [sys.executable, __file__, "write", str(data_dir), str(seed), *flags]
-    # Only the pipe is watched; refused writes would fill the screen.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    writer = Writer(process)
-    writer.reader = threading.Thread(target=writer.listen)
-    writer.reader.start()
-    return writer
+class Run:
+    """Writers and a committer on a data directory, killed and started again."""
 
+    def __init__(self, data_dir: Path, seed: int, whole_process: bool, jobs: Jobs) -> None:
+        self._settings = settings_of(data_dir)
+        self._chance = random.Random(seed)
+        self._whole_process = whole_process
+        self._jobs = jobs
+        self._rounds = 0
+        self.accepted: list[str] = []
+        self.kills = 0
+        database.migrate(self._settings)
+        self._committing = self._committer()
+        self._writers = self._pair()
 
-def _start_committer(data_dir: Path, whole_process: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, __file__, "commit", str(data_dir)]
-    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(data_dir)}
-    if whole_process:
-        command = [sys.executable, "-m", "capture"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    ready = settings_of(data_dir).run_dir / "committer.ready"
-    end = time.monotonic() + START_SECONDS
-    while not (ready.exists() and json.loads(ready.read_text())["pid"] == process.pid):
-        assert time.monotonic() < end, "The committer did not start."
-        time.sleep(0.01)
-    return process
+    def _committer(self) -> Committing:
+        return Committing(self._settings.data_dir, self._whole_process, self._jobs.commit)
+
+    def _pair(self) -> Writers:
+        self._rounds += 1
+        short_writes = self._rounds % 4 >= 2
+        return Writers(self._settings.data_dir, self._rounds, short_writes, self._jobs.write)
+
+    def round(self) -> None:
+        """Wait for a moment of chance, kill something, start it again."""
+        # The moment of a kill is chance; nothing is awaited. A whole process needs time to begin.
+        time.sleep(self._chance.uniform(0.0, 4.0 if self._whole_process else 0.6))
+        victim = self._chance.choice(("writers", "committer", "everything"))
+        if victim == "committer":
+            alone = self._whole_process and self._chance.random() < 0.5
+            if not (alone and self._committing.kill_child()):
+                self._committing.kill()
+                self._committing = self._committer()
+        elif victim == "writers":
+            self._bury()
+            with self._committing.stopped():
+                _spoil(self._settings.wal_dir, self._chance)
+            self._writers = self._pair()
+        else:
+            self._committing.kill()
+            self._bury()
+            _spoil(self._settings.wal_dir, self._chance)
+            self._committing, self._writers = self._committer(), self._pair()
+        self.kills += 1
+
+    def _bury(self) -> None:
+        self.accepted += self._writers.kill()
+
+    def end(self) -> None:
+        """Kill everything for the last time."""
+        self._committing.kill()
+        self._bury()
 
 
 def _spoil(directory: Path, chance: random.Random) -> None:
     """Put garbage behind what killed writers left open."""
     for path in directory.glob("*/*.open"):
-        with path.open("r+b") as file:
+        # On a full disk there is no room for garbage, or for half of it.
+        with contextlib.suppress(OSError), path.open("r+b") as file:
             segment = file.read()
             file.write(chance.choice(GARBAGE)(chance, segment))
 
@@ -216,44 +415,20 @@ def run(
     kills: int,
     seed: int = 0,
     whole_process: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    is_full: bool = False,
+    jobs: Jobs = Jobs(),
 ) -> Outcome:
-    """Kill writers and committers in turn, `kills` times in all; see what the tables hold."""
-    chance = random.Random(seed)
+    """Kill `kills` times; see what the tables hold. is_full: fill the disk of `data_dir`."""
+    with contextlib.ExitStack() as stack:
+        one = Run(data_dir, seed, whole_process, jobs)
+        stack.callback(one.end)
+        if is_full:
+            stack.enter_context(filled_now_and_then(data_dir, random.Random(seed)))
+        while one.kills < kills:
+            one.round()
     settings = settings_of(data_dir)
-    database.migrate(settings)
-    accepted: list[str] = []
-    committing = _start_committer(data_dir, whole_process)
-    done = round_number = 0
-    while done < kills:
-        power, short_writes = round_number % 2 == 1, round_number % 4 >= 2
-        writer = _start_writer(data_dir, round_number, power, short_writes)
-        assert writer.first.wait(START_SECONDS), "The writer did not start."
-        time.sleep(chance.uniform(0.0, 0.3))  # the moment of a kill is chance; nothing is awaited
-        if done + 1 < kills:
-            committing.send_signal(signal.SIGKILL)
-            committing.wait()
-            committing = _start_committer(data_dir, whole_process)
-            done += 1
-            time.sleep(chance.uniform(0.0, 0.5))
-        writer.kill()
-        done += 1
-        _stopped(committing, lambda: _spoil(settings.wal_dir, chance))
-        accepted += writer.accepted
-        round_number += 1
-        if round_number % 25 == 0:
-            tell(f"{done} kills, {len(accepted)} rows accepted")
-    committing.send_signal(signal.SIGKILL)
-    committing.wait()
     _finish(settings)
-    return _outcome(settings, accepted, done)
-
-
-def _stopped(process: subprocess.Popen[bytes], job: Callable[[], None]) -> None:
-    """Do something while the committer stands still: garbage is there before it looks."""
-    process.send_signal(signal.SIGSTOP)
-    job()
-    process.send_signal(signal.SIGCONT)
+    return _outcome(settings, one.accepted, one.kills)
 
 
 def _finish(settings: Settings) -> None:
@@ -262,12 +437,18 @@ def _finish(settings: Settings) -> None:
     while list(settings.wal_dir.glob("*/*.seg")) + list(settings.wal_dir.glob("*/*.open")):
         one.finish()
         assert time.monotonic() < end, "The log was not taken in."
+    for table in TABLES:
+        unpack.follow(settings, table)
+
+
+def _read(settings: Settings, tables: list[str], columns: list[str]) -> pl.DataFrame:
+    paths = [str(delta.path_of(settings, table)) for table in tables]
+    return pl.concat([pl.read_delta(path, columns=columns) for path in paths])
 
 
 def _outcome(settings: Settings, accepted: list[str], kills: int) -> Outcome:
-    paths = [delta.path_of(settings, table) for table in TABLES]
     columns = ["databricks_request_id", "request", "usage_context"]
-    found = pl.concat([pl.read_delta(str(path), columns=columns) for path in paths])
+    found = _read(settings, list(TABLES), columns)
     counts = Counter(found["databricks_request_id"])
     torn = [
         name
@@ -276,41 +457,72 @@ def _outcome(settings: Settings, accepted: list[str], kills: int) -> Outcome:
     ]
     lost = [name for name in accepted if name not in counts]
     doubled = [name for name, count in counts.items() if count > 1]
+
+    unpacked = [str(names.table_name(table).sibling("unpacked")) for table in TABLES]
+    typed = _read(settings, unpacked, ["databricks_request_id", "name", "digest"])
+    typed_counts = Counter(typed["databricks_request_id"])
+    typed_torn = [row for row in typed.iter_rows() if row[1:] != (row[0], digest(row[0]))]
+    typed_lost = counts.keys() - typed_counts.keys()
+    typed_doubled = [name for name, count in typed_counts.items() if count > 1]
+
+    paths = [delta.path_of(settings, table) for table in TABLES]
     commits = sum(delta_history.files_since(path, -1).version for path in paths)
-    numbers = kills, len(accepted), len(lost), len(doubled), len(torn), commits
-    return Outcome(*numbers, (*lost[:5], *doubled[:5], *torn[:5]))
+    examples = (*lost[:5], *doubled[:5], *torn[:5], *list(typed_lost)[:5], *typed_doubled[:5])
+    return Outcome(
+        kills,
+        len(accepted),
+        commits,
+        len(lost),
+        len(doubled),
+        len(torn),
+        len(typed_lost),
+        len(typed_doubled),
+        len(typed_torn),
+        examples,
+    )
+
+
+# The legs ----------------------------------------------------------------------------------------
+
+
+def legs(kills: int) -> dict[str, int]:
+    """How many of the kills each leg has."""
+    process, full_disk = kills // 7, kills // 6
+    return {"loop": kills - process - full_disk, "process": process, "full disk": full_disk}
+
+
+def run_leg(leg: str, folder: Path, kills: int, seed: int) -> tuple[str, Outcome]:
+    """What ran, and what became of the rows."""
+    if leg != "full disk":
+        return leg, run(folder, kills, seed, whole_process=leg == "process")
+    with small_disk(folder) as is_small:
+        said = f"full disk (tmpfs of {SMALL_DISK_BYTES >> 20} MiB)"
+        if not is_small:
+            said = "full disk (short writes by RLIMIT_FSIZE, for only root can mount)"
+        return said, run(folder, kills, seed, is_full=is_small)
 
 
 def main() -> None:
-    """The long form, or one of its processes."""
+    """All legs."""
     parser = argparse.ArgumentParser(description="Rows lost, doubled, torn over SIGKILLs.")
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=150, help="300 take about ten minutes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--committer", choices=("loop", "process"), default="loop")
-    jobs = parser.add_subparsers(dest="job")
-    writing = jobs.add_parser("write")
-    writing.add_argument("data_dir", type=Path)
-    writing.add_argument("writer_seed", type=int)
-    writing.add_argument("--power", action="store_true")
-    writing.add_argument("--short-writes", action="store_true")
-    jobs.add_parser("commit").add_argument("data_dir", type=Path)
+    parser.add_argument("--leg", choices=list(legs(0)), help="only this one")
     given = parser.parse_args()
-    if given.job == "write":
-        write(given.data_dir, given.writer_seed, given.power, given.short_writes)
-    elif given.job == "commit":
-        commit(given.data_dir)
-    folder = Path(tempfile.mkdtemp(prefix="inferlake-kill-"))
-    whole = given.committer == "process"
-    outcome = run(folder, given.kills, given.seed, whole, lambda line: print(line, flush=True))
-    if outcome.is_clean:
-        shutil.rmtree(folder)
-    else:
-        print(f"The folder is kept: {folder}; examples: {', '.join(outcome.examples)}")
-    print(
-        f"{outcome.kills} kills, {outcome.accepted} rows accepted, {outcome.commits} commits: "
-        f"lost {outcome.lost}, doubled {outcome.doubled}, torn {outcome.torn}"
-    )
-    sys.exit(0 if outcome.is_clean else 1)
+    shares = {given.leg: given.kills} if given.leg else legs(given.kills)
+    clean = True
+    for leg, kills in shares.items():
+        folder = Path(tempfile.mkdtemp(prefix="inferlake-kill-"))
+        said, outcome = run_leg(leg, folder, kills, given.seed)
+        print(
+            f"{'ok    ' if outcome.is_clean else 'MISSED'} {said}: {outcome} (bar: 0)", flush=True
+        )
+        if outcome.is_clean:
+            shutil.rmtree(folder)
+        else:
+            print(f"The folder is kept: {folder}; examples: {', '.join(outcome.examples)}")
+            clean = False
+    sys.exit(0 if clean else 1)
 
 
 if __name__ == "__main__":

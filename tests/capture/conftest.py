@@ -19,7 +19,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
+def shop_settings(tmp_path: Path, migrated: Path) -> Settings:
     """A data directory in which the shop's table is registered, without a row."""
     shutil.copy(migrated, tmp_path)
     settings = Settings(data_dir=tmp_path)

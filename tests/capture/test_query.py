@@ -14,10 +14,10 @@ from tests.capture import shop
 # One request
 
 
-def test_a_request_is_shown_as_received_with_what_became_of_it(settings):
-    shop.write(settings, shop.payload(0))
+def test_a_request_is_shown_as_received_with_what_became_of_it(shop_settings):
+    shop.write(shop_settings, shop.payload(0))
     shop.write(
-        settings,
+        shop_settings,
         shop.payload(
             1,
             [{"x": 1}, {"x": 2}],
@@ -25,8 +25,8 @@ def test_a_request_is_shown_as_received_with_what_became_of_it(settings):
             usage_context=[("team", "a")],
         ),
     )
-    shop.label(settings, "late", 9, databricks_request_id=shop.request_id(1))
-    found = query.request_detail(settings, {"id": shop.request_id(1)})
+    shop.label(shop_settings, "late", 9, databricks_request_id=shop.request_id(1))
+    found = query.request_detail(shop_settings, {"id": shop.request_id(1)})
     assert found["request"] == '{"dataframe_records": [{"x": 1}, {"x": 2}]}'
     assert found["looked_up"] == {"seats": [100, None]}
     assert found["usage_context"] == {"team": "a"}
@@ -48,32 +48,32 @@ def test_a_request_is_shown_as_received_with_what_became_of_it(settings):
 
 
 @pytest.mark.parametrize("unknown", [shop.request_id(7), "no-uuid", "", "../../etc"])
-def test_a_request_that_was_not_recorded_does_not_exist(settings, unknown):
-    shop.write(settings, shop.payload(0))
+def test_a_request_that_was_not_recorded_does_not_exist(shop_settings, unknown):
+    shop.write(shop_settings, shop.payload(0))
     with pytest.raises(errors.DoesNotExist):
-        query.request_detail(settings, {"id": unknown, "endpoint": "shop"})
+        query.request_detail(shop_settings, {"id": unknown, "endpoint": "shop"})
 
 
 # Facts
 
 
-def test_the_state_of_a_record_is_what_the_committer_told(settings):
-    shop.write(settings, shop.payload(0), shop.payload(1))
+def test_the_state_of_a_record_is_what_the_committer_told(shop_settings):
+    shop.write(shop_settings, shop.payload(0), shop.payload(1))
     asked = {"table": shop.TABLE, "now_ms": 10_000}
-    counted = query.capture_status(settings, asked)
+    counted = query.capture_status(shop_settings, asked)
     assert (counted["committed_rows"], counted["lag_seconds"]) == (2, 0.0)
-    settings.run_dir.mkdir()
+    shop_settings.run_dir.mkdir()
     told = {"rows": 7, "last_commit_ms": 8_500, "commit_version": 3}
     for backlog, lag in ((0, 0.0), (100, 1.5)):
         committed = {"tables": {shop.TABLE: told}, "backlog_bytes": backlog}
-        (settings.run_dir / "committed.json").write_text(json.dumps(committed))
-        found = query.capture_status(settings, asked)
+        (shop_settings.run_dir / "committed.json").write_text(json.dumps(committed))
+        found = query.capture_status(shop_settings, asked)
         assert (found["committed_rows"], found["lag_seconds"]) == (7, lag)
         assert (found["wal_bytes"], found["commit_version"]) == (backlog, 3)
         assert found["last_commit_time"] == datetime.fromtimestamp(8.5, UTC)
 
 
-def test_labels_of_requests_that_are_not_recorded_are_counted(settings):
+def test_labels_of_requests_that_are_not_recorded_are_counted(shop_settings):
     ids = [
         {"databricks_request_id": shop.request_id(0)},
         {"databricks_request_id": shop.request_id(9)},
@@ -83,9 +83,9 @@ def test_labels_of_requests_that_are_not_recorded_are_counted(settings):
         {"client_request_id": "nobody", "databricks_request_id": shop.request_id(1)},
     ]
     asked = {"table": shop.TABLE, "ids": ids}
-    assert query.unmatched(settings, asked) == {"unmatched": 6}
-    shop.write(settings, shop.payload(0), shop.payload(1))
-    assert query.unmatched(settings, asked) == {"unmatched": 3}
+    assert query.unmatched(shop_settings, asked) == {"unmatched": 6}
+    shop.write(shop_settings, shop.payload(0), shop.payload(1))
+    assert query.unmatched(shop_settings, asked) == {"unmatched": 3}
 
 
 # The child
@@ -93,9 +93,9 @@ def test_labels_of_requests_that_are_not_recorded_are_counted(settings):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_operations_answer_from_a_child_process(settings, anyio_backend):
-    shop.write(settings, shop.payload(0))
-    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(settings.data_dir)}
+async def test_the_operations_answer_from_a_child_process(shop_settings, anyio_backend):
+    shop.write(shop_settings, shop.payload(0))
+    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(shop_settings.data_dir)}
     reader = reading.Reader([sys.executable, "-m", "capture.query"], environment)
     try:
         found = await reader.ask("requests_page", {"endpoint": "shop"}, 60)

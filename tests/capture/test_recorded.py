@@ -10,15 +10,15 @@ from capture import recorded
 from tests.capture import shop
 
 
-def test_the_label_known_by_a_time_is_joined_and_none_from_later(settings):
-    shop.write(settings, *(shop.payload(place) for place in range(4)))
-    shop.label(settings, True, 10, client_request_id="client-0")
-    shop.label(settings, False, 20, client_request_id="client-0")
-    shop.label(settings, True, 30, databricks_request_id=shop.request_id(1))
-    shop.label(settings, False, 5, client_request_id="client-1")
+def test_the_label_known_by_a_time_is_joined_and_none_from_later(shop_settings):
+    shop.write(shop_settings, *(shop.payload(place) for place in range(4)))
+    shop.label(shop_settings, True, 10, client_request_id="client-0")
+    shop.label(shop_settings, False, 20, client_request_id="client-0")
+    shop.label(shop_settings, True, 30, databricks_request_id=shop.request_id(1))
+    shop.label(shop_settings, False, 5, client_request_id="client-1")
 
     def known(until: int) -> list[float | None]:
-        frame = recorded.joined(settings, shop.TABLE, shop.START + timedelta(minutes=until))
+        frame = recorded.joined(shop_settings, shop.TABLE, shop.START + timedelta(minutes=until))
         return frame.sort("request_time")["label"].to_list()
 
     assert known(10) == [1.0, 0.0, None, None]
@@ -45,23 +45,23 @@ def test_labels_are_numbers_if_all_are_else_texts(given, expected):
     assert recorded.label_values(texts).to_list() == expected
 
 
-def test_rows_can_be_read_by_a_time_of_their_own(settings):
+def test_rows_can_be_read_by_a_time_of_their_own(shop_settings):
     shop.write(
-        settings,
+        shop_settings,
         *(shop.payload(p, {"x": p, "event_time": f"2013-07-0{p}T00:00:00Z"}) for p in (1, 2, 3)),
     )
     first = datetime(2013, 7, 2, tzinfo=UTC)
     frame = recorded.unpacked(
-        settings, shop.TABLE, start=first, columns=["x"], time_column="event_time"
+        shop_settings, shop.TABLE, start=first, columns=["x"], time_column="event_time"
     )
     assert sorted(frame.collect()["x"]) == [2, 3]
-    until = recorded.joined(settings, shop.TABLE, first, "event_time")
+    until = recorded.joined(shop_settings, shop.TABLE, first, "event_time")
     assert sorted(until["x"]) == [1, 2]
 
 
-def test_a_table_that_is_not_there_yet_has_no_rows(settings):
-    assert recorded.joined(settings, "main.shop.none_payload").columns[-2:] == [
+def test_a_table_that_is_not_there_yet_has_no_rows(shop_settings):
+    assert recorded.joined(shop_settings, "main.shop.none_payload").columns[-2:] == [
         "label",
         "label_time",
     ]
-    assert len(recorded.unpacked(settings, "main.shop.none_payload").collect()) == 0
+    assert len(recorded.unpacked(shop_settings, "main.shop.none_payload").collect()) == 0

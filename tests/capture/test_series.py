@@ -19,7 +19,7 @@ RANGE = {
 }
 
 
-def write(settings: Settings, *requests: dict[str, Any], table: str = shop.TABLE) -> None:
+def write(shop_settings: Settings, *requests: dict[str, Any], table: str = shop.TABLE) -> None:
     """Requests: seconds after shop.START, and what differs from a good one of 10 ms."""
     found = []
     for place, request in enumerate(requests):
@@ -46,7 +46,7 @@ def write(settings: Settings, *requests: dict[str, Any], table: str = shop.TABLE
             | changed
         )
     deltalake.write_deltalake(
-        names.table_path(settings.tables_root, names.table_name(table)),
+        names.table_path(shop_settings.tables_root, names.table_name(table)),
         pa.Table.from_pylist(found, schema=rows.PAYLOAD_SCHEMA),
         mode="append",
         partition_by=["request_date"],
@@ -58,9 +58,9 @@ def values(reply: dict[str, Any], metric: str, by: str | None = None) -> list[An
     return [value for _, value in found["points"]]
 
 
-def test_requests_errors_and_latencies_per_step(settings):
+def test_requests_errors_and_latencies_per_step(shop_settings):
     write(
-        settings,
+        shop_settings,
         {"after": 0},
         {"after": 59, "gateway_us": 21_000},
         {"after": 60, "status_code": 400, "error_source": "model"},
@@ -70,7 +70,7 @@ def test_requests_errors_and_latencies_per_step(settings):
         {"after": 180},
         {"after": -1},
     )
-    reply = series.timeseries(settings, RANGE)
+    reply = series.timeseries(shop_settings, RANGE)
     assert reply["step_seconds"] == 60
     assert values(reply, "requests") == [2, 3, 0]
     assert values(reply, "errors") == [0, 2, 0]
@@ -80,9 +80,11 @@ def test_requests_errors_and_latencies_per_step(settings):
     assert times == [shop.START + timedelta(minutes=n) for n in range(3)]
 
 
-def test_series_per_version(settings):
-    write(settings, {"after": 0}, {"after": 1, "served_entity_name": "v2"}, {"after": 61})
-    reply = series.timeseries(settings, {**RANGE, "by": "served_entity", "metrics": "requests,p50"})
+def test_series_per_version(shop_settings):
+    write(shop_settings, {"after": 0}, {"after": 1, "served_entity_name": "v2"}, {"after": 61})
+    reply = series.timeseries(
+        shop_settings, {**RANGE, "by": "served_entity", "metrics": "requests,p50"}
+    )
     assert {(one["metric"], one["by"]) for one in reply["series"]} == {
         (metric, by) for metric in ("requests", "p50") for by in ("v1", "v2")
     }
@@ -90,8 +92,8 @@ def test_series_per_version(settings):
     assert values(reply, "requests", "v2") == [1, 0, 0]
 
 
-def test_a_table_that_is_not_there_yet_has_empty_series(settings):
-    reply = series.timeseries(settings, {**RANGE, "metrics": "requests,p50"})
+def test_a_table_that_is_not_there_yet_has_empty_series(shop_settings):
+    reply = series.timeseries(shop_settings, {**RANGE, "metrics": "requests,p50"})
     assert values(reply, "requests") == [0, 0, 0]
     assert values(reply, "p50") == [None] * 3
 
@@ -107,7 +109,7 @@ def test_a_table_that_is_not_there_yet_has_empty_series(settings):
         (4000, 1, 259_200),
     ],
 )
-def test_no_series_has_more_than_2000_points(settings, days, step, expected):
+def test_no_series_has_more_than_2000_points(shop_settings, days, step, expected):
     end = shop.START + timedelta(days=days)
     asked = {
         "table": shop.TABLE,
@@ -115,7 +117,7 @@ def test_no_series_has_more_than_2000_points(settings, days, step, expected):
         "to": end.isoformat(),
         "step": step,
     }
-    reply = series.timeseries(settings, {**asked, "metrics": "requests"})
+    reply = series.timeseries(shop_settings, {**asked, "metrics": "requests"})
     assert reply["step_seconds"] == expected
     assert len(reply["series"][0]["points"]) <= series.MOST_POINTS
 
@@ -132,26 +134,29 @@ def test_no_series_has_more_than_2000_points(settings, days, step, expected):
         ({"step": 0}, "step"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused_by_name(settings, change, named):
+def test_arguments_that_mean_nothing_are_refused_by_name(shop_settings, change, named):
     with pytest.raises(errors.InvalidParameter, match=named):
-        series.timeseries(settings, {**RANGE, **change})
+        series.timeseries(shop_settings, {**RANGE, **change})
 
 
-def test_usage_is_counted_by_what_one_asks_for(settings):
-    with database.transaction(database.open_engine(settings)) as connection:
+def test_usage_is_counted_by_what_one_asks_for(shop_settings):
+    with database.transaction(database.open_engine(shop_settings)) as connection:
         catalog.record(connection, "main.shop.t_payload", "two", "two", {}, {}, 0)
         catalog.record(connection, "main.shop.u_payload", "silent", "silent", {}, {}, 0)
     write(
-        settings, {"after": 0}, {"after": 1, "requester": "bob"}, {"after": 2, "status_code": 500}
+        shop_settings,
+        {"after": 0},
+        {"after": 1, "requester": "bob"},
+        {"after": 2, "status_code": 500},
     )
-    write(settings, {"after": 0, "served_entity_name": None}, table="main.shop.t_payload")
-    assert series.usage(settings, {}) == [
+    write(shop_settings, {"after": 0, "served_entity_name": None}, table="main.shop.t_payload")
+    assert series.usage(shop_settings, {}) == [
         {"endpoint": "shop", "served_entity": "v1", "requests": 3, "errors": 1, "execution_ms": 12},
         {"endpoint": "two", "served_entity": None, "requests": 1, "errors": 0, "execution_ms": 4},
     ]
-    by_user = series.usage(settings, {"by": "user", "endpoint": "shop"})
+    by_user = series.usage(shop_settings, {"by": "user", "endpoint": "shop"})
     assert [(one["user"], one["requests"]) for one in by_user] == [("ann", 2), ("bob", 1)]
-    later = series.usage(settings, {"by": "day", "from": "2024-03-01T12:00:01Z"})
+    later = series.usage(shop_settings, {"by": "day", "from": "2024-03-01T12:00:01Z"})
     assert [(one["day"].isoformat(), one["requests"]) for one in later] == [("2024-03-01", 2)]
     with pytest.raises(errors.InvalidParameter, match="colour"):
-        series.usage(settings, {"by": "colour"})
+        series.usage(shop_settings, {"by": "colour"})

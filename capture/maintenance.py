@@ -2,9 +2,9 @@
 
 The committer tells on standard input which tables it committed to; when that ends, so does this
 process, at once and wherever it is: everything here can be begun again. It unpacks what is new,
-publishes feature snapshots, and keeps a commit cheap (see `delta`): a checkpoint every 50 commits,
-few commits in the log, few small files. Only append-only tables are compacted and vacuumed: in
-others a removal of ours could undo one of theirs.
+publishes feature snapshots, brings the server's own facts to their tables, and keeps a commit cheap
+(see `delta`): a checkpoint every 50 commits, few commits in the log, few small files. Only
+append-only tables are compacted and vacuumed: in others a removal of ours could undo one of theirs.
 """
 
 import fcntl
@@ -14,20 +14,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
 import deltalake
-import pyarrow as pa
-import pyarrow.parquet as pq
-from deltalake.transaction import AddAction, RemoveAction
 
-from capture import data_files, delta, delta_history, delta_log, logline, names, publisher, unpack
+from capture import (
+    compaction,
+    database,
+    delta,
+    delta_history,
+    delta_log,
+    errors,
+    ledger,
+    logline,
+    names,
+    publisher,
+    unpack,
+    upkeep,
+)
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -40,13 +49,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
 
 CHECKPOINT_COMMITS = 50
 KEPT_COMMITS = 256
-COMPACTION = "inferlake:compaction"  # app transaction: two compactions must not pass each other
-SMALL_FILES = 64
-SMALL_BYTES = 16 << 20
-CLOSED_BYTES = 64 << 20  # below this, files of a closed day are merged
-MERGED_BYTES, MERGED_ROWS = 64 << 20, 512_000
-CLOSED_AFTER = timedelta(hours=1)
-RETENTION_HOURS = 168
+RETENTION_HOURS, LEAST_RETENTION_HOURS = 168, 1
 VACUUM_SECONDS = 86_400.0
 FULL_VACUUM_SECONDS = 7 * 86_400.0
 
@@ -54,24 +57,25 @@ FULL_VACUUM_SECONDS = 7 * 86_400.0
 # Upkeep of one table -----------------------------------------------------------------------------
 
 
-class ActiveFile(NamedTuple):
-    """A data file of the table's present version."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an upkeep is to do beyond what is due. keep_days: rows of days longer ago are dropped;
+    vacuum_hours: unused files older than this go now, whenever the last vacuum was."""
 
-    path: str
-    partition: tuple[tuple[str, str | None], ...]
-    size_bytes: int
-    rows: int
-    first_time: str
+    keep_days: int | None = None
+    vacuum_hours: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one upkeep did."""
+    """What one upkeep did. dropped_files: of days that are kept no longer."""
 
     checkpointed: bool = False
-    merged_files: int = 0
     moved_commits: int = 0
+    merged_files: int = 0
+    dropped_files: int = 0
     deleted_files: int = 0
+    skipped: str | None = None
 
 
 def is_due(path: Path, commits: int = CHECKPOINT_COMMITS) -> bool:
@@ -81,19 +85,23 @@ def is_due(path: Path, commits: int = CHECKPOINT_COMMITS) -> bool:
     return bool(versions) and versions[-1] - (checkpoints[-1] if checkpoints else -1) >= commits
 
 
-def maintain(path: Path, now: datetime) -> Done:
-    """Compact, checkpoint, clean the log, vacuum: each if it is time. Safe to repeat.
+def maintain(path: Path, now: datetime, wish: Wish = Wish()) -> Done:
+    """Checkpoint, clean the log, compact, drop days, vacuum: each if it is time, or wished for.
+    Safe to repeat.
 
     now: aware UTC; closed days are those an hour behind its midnight."""
     handle = deltalake.DeltaTable(path)
     if handle.metadata().configuration.get("delta.appendOnly") != "true":
-        return Done()
-    merged = compact(handle, path, now)
+        return Done(skipped="The table is not append-only: who rewrites it looks after it.")
     checkpointed = is_due(path)
     if checkpointed:
         _checkpoint(path)
     moved = delta_history.move_to_history(path, KEPT_COMMITS)
-    return Done(checkpointed, merged, moved, _vacuum(path, now))
+    merged = compaction.compact(handle, path, now)
+    dropped = 0
+    if wish.keep_days is not None:
+        dropped = compaction.drop_days(deltalake.DeltaTable(path), path, wish.keep_days, now)
+    return Done(checkpointed, moved, merged, dropped, _vacuum(path, now, wish.vacuum_hours))
 
 
 def _checkpoint(path: Path) -> None:
@@ -104,17 +112,24 @@ def _checkpoint(path: Path) -> None:
     delta_log.sync(path / "_delta_log")
 
 
-def _vacuum(path: Path, now: datetime) -> int:
-    """Delete files that no version of the last 7 days has: daily those that a compaction replaced,
-    weekly those of commits that never came to be as well."""
-    full = _is_older(path / delta_history.HISTORY / "vacuumed-full", now, FULL_VACUUM_SECONDS)
+def _vacuum(path: Path, now: datetime, hours: int | None) -> int:
+    """Delete files that no version of the last 7 days has: daily those that were taken out, weekly
+    those of commits that never came to be as well. hours: both, now, and of the last `hours`."""
+    full = hours is not None or _is_older(
+        path / delta_history.HISTORY / "vacuumed-full", now, FULL_VACUUM_SECONDS
+    )
     if not full and not _is_older(path / delta_history.HISTORY / "vacuumed", now, VACUUM_SECONDS):
         return 0
     handle = deltalake.DeltaTable(path)
+    before = handle.version()
     deleted = handle.vacuum(
-        RETENTION_HOURS, dry_run=False, full=full, post_commithook_properties=delta.NO_HOOKS
+        RETENTION_HOURS if hours is None else max(hours, LEAST_RETENTION_HOURS),
+        dry_run=False,
+        enforce_retention_duration=hours is None,
+        full=full,
+        post_commithook_properties=delta.NO_HOOKS,
     )
-    _sync_log(path, handle)
+    compaction.sync_since(handle, path, before)
     (path / delta_history.HISTORY).mkdir(exist_ok=True)
     for name in ("vacuumed", "vacuumed-full") if full else ("vacuumed",):
         marker = path / delta_history.HISTORY / name
@@ -128,119 +143,6 @@ def _is_older(marker: Path, now: datetime, seconds: float) -> bool:
         return now.timestamp() - marker.stat().st_mtime >= seconds
     except FileNotFoundError:
         return True
-
-
-def _sync_log(path: Path, handle: deltalake.DeltaTable) -> None:
-    before = handle.version()
-    handle.update_incremental()
-    for version in range(before, handle.version() + 1):
-        delta_log.sync(delta_log.commit_file(path, version))
-    delta_log.sync(path / "_delta_log")
-
-
-# Compaction --------------------------------------------------------------------------------------
-
-
-def active_files(handle: deltalake.DeltaTable, layout: data_files.Layout) -> list[ActiveFile]:
-    """Files of the version that a handle has loaded."""
-    adds = delta.present_files(handle).to_pylist()
-    return [
-        ActiveFile(
-            add["path"],
-            tuple((name, _text(add[f"partition.{name}"])) for name in layout.partition_by),
-            add["size_bytes"],
-            add["num_records"],
-            str(add.get(f"min.{layout.time_column}")),
-        )
-        for add in adds
-        if add["num_records"] is not None
-    ]
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def groups_to_merge(files: Sequence[ActiveFile], now: datetime) -> list[list[ActiveFile]]:
-    """Files that should become one, each group within a partition and in order of time. Pure."""
-    by_partition: dict[Any, list[ActiveFile]] = {}
-    for file in files:
-        by_partition.setdefault(file.partition, []).append(file)
-    found: list[list[ActiveFile]] = []
-    for partition, own in by_partition.items():
-        closed = _is_closed(partition, now)
-        small = [
-            file for file in own if file.size_bytes < (CLOSED_BYTES if closed else SMALL_BYTES)
-        ]
-        if closed or len(small) > SMALL_FILES:
-            found += _groups(sorted(small, key=lambda file: file.first_time))
-    return found
-
-
-def _is_closed(partition: tuple[tuple[str, str | None], ...], now: datetime) -> bool:
-    """Whether a partition is a day that ended an hour ago or earlier."""
-    try:
-        ((_, value),) = partition
-        day = date.fromisoformat(value or "")
-    except ValueError:
-        return False
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(1) + CLOSED_AFTER <= now
-
-
-def _groups(files: Sequence[ActiveFile]) -> Iterator[list[ActiveFile]]:
-    group: list[ActiveFile] = []
-    for file in files:
-        size = sum(one.size_bytes for one in group) + file.size_bytes
-        rows = sum(one.rows for one in group) + file.rows
-        if group and (size > MERGED_BYTES or rows > MERGED_ROWS):
-            if len(group) > 1:
-                yield group
-            group = []
-        group.append(file)
-    if len(group) > 1:
-        yield group
-
-
-def compact(handle: deltalake.DeltaTable, path: Path, now: datetime) -> int:
-    """Merge small files; rows keep the order of time. Gives the number of files replaced."""
-    layout = delta.layout_of(handle)
-    groups = groups_to_merge(active_files(handle, layout), now)
-    if not groups:
-        return 0
-    removes: list[RemoveAction] = []
-    adds: list[AddAction] = []
-    moment = time.time_ns() // 1_000_000
-    for group in groups:
-        partition = dict(group[0].partition)
-        adds.append(
-            data_files.write_file(path, layout, partition, _merged(path, layout, group), False)
-        )
-        removes += [
-            RemoveAction(file.path, False, moment, file.size_bytes, partition) for file in group
-        ]
-    turn = (handle.transaction_version(COMPACTION) or 0) + 1
-    handle.create_write_transaction(
-        [*removes, *adds],
-        mode="append",
-        schema=handle.schema(),
-        partition_by=list(layout.partition_by),
-        commit_properties=deltalake.CommitProperties(
-            app_transactions=[deltalake.Transaction(COMPACTION, turn)]
-        ),
-        post_commithook_properties=delta.NO_HOOKS,
-    )
-    _sync_log(path, handle)
-    return len(removes)
-
-
-def _merged(path: Path, layout: data_files.Layout, group: Sequence[ActiveFile]) -> pa.Table:
-    parts = []
-    for file in group:
-        part = pq.ParquetFile(path / unquote(file.path)).read()
-        if len(part) != file.rows:
-            raise ValueError(f"File {file.path} has {len(part)} rows, the log says {file.rows}.")
-        parts.append(data_files.conformed(part, layout.file_schema))
-    return data_files.sorted_by(pa.concat_tables(parts), layout.time_column)
 
 
 # The process -------------------------------------------------------------------------------------
@@ -316,6 +218,9 @@ class Keeper:
         self._publish_at = self._look_at = 0.0
         self._begun_at = time.monotonic()
         self._kept_at: dict[str, float] = {}
+        self._engine = database.open_engine(settings)
+        self._ledger = ledger.Ledger(settings, self._engine)
+        self._upkeep: dict[str, upkeep.Upkeep] = {}
 
     def tables(self) -> dict[str, Path]:
         """All tables, by full name."""
@@ -337,6 +242,9 @@ class Keeper:
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_SECONDS
             self._attempts.run("publish", partial(publisher.follow, self._settings))
+            self._attempts.run("ledger", self._ledger.follow)
+            self._attempts.run("wishes", self._read_wishes)
+            self._fulfil(self.tables())
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look(self.tables())
@@ -344,6 +252,25 @@ class Keeper:
             known = {name: names.table_name(name) for name in told}
             root = self._settings.tables_root
             self._look({name: Path(names.table_path(root, known[name])) for name in told})
+
+    def _read_wishes(self) -> None:
+        with database.reading(self._engine) as connection:
+            self._upkeep = upkeep.everything(connection)
+
+    def _fulfil(self, tables: dict[str, Path]) -> None:
+        """Do what was asked for, of all but tables whose commits are still to be unpacked."""
+        for name, wished in self._upkeep.items():
+            if wished.is_waiting and name in tables and name not in self._behind:
+                self._attempts.run(f"asked {name}", partial(self._asked, wished, tables[name]))
+
+    def _asked(self, wished: upkeep.Upkeep, path: Path) -> None:
+        hours = (wished.asked or {}).get("retention_hours")
+        try:
+            self._maintain(wished.full_name, path, hours, wished.asked_ms)
+        except Exception as error:  # noqa: BLE001  told to who asked, who may ask again
+            message = f"{type(error).__name__}: {error}"[: errors.MAX_MESSAGE_CHARACTERS]
+            log.error("upkeep_failed", table=wished.full_name, error=message)
+            self._note(wished.full_name, {"error": message}, wished.asked_ms)
 
     def _look(self, tables: dict[str, Path]) -> None:
         for name, path in tables.items():
@@ -354,21 +281,27 @@ class Keeper:
             if is_due(path) or time.monotonic() - last >= UPKEEP_SECONDS:
                 self._attempts.run(f"maintain {name}", partial(self._maintain, name, path))
 
-    def _maintain(self, name: str, path: Path) -> None:
+    def _maintain(
+        self, name: str, path: Path, vacuum_hours: int | None = None, asked_ms: int | None = None
+    ) -> None:
         start = self._kept_at[name] = time.monotonic()
-        done = maintain(path, datetime.now(UTC))
-        if done.merged_files and name.endswith("_payload"):
+        kept = self._upkeep.get(name)
+        wish = Wish(kept.retention_days if kept else None, vacuum_hours)
+        done = maintain(path, datetime.now(UTC), wish)
+        if (done.merged_files or done.dropped_files) and name.endswith("_payload"):
             # The merge is a commit, too: until unpacking has gone past it, a refresh would wait.
             self._behind.add(name)
         elapsed_ms = round((time.monotonic() - start) * 1000)
-        log.debug(
-            "maintained",
-            table=name,
-            merged_files=done.merged_files,
-            moved_commits=done.moved_commits,
-            deleted_files=done.deleted_files,
-            elapsed_ms=elapsed_ms,
-        )
+        log.debug("maintained", table=name, **asdict(done), elapsed_ms=elapsed_ms)
+        told = {**asdict(done), "elapsed_ms": elapsed_ms}
+        self._attempts.run("note", partial(self._note, name, told, asked_ms))
+
+    def _note(self, name: str, told: dict[str, Any], asked_ms: int | None) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        with database.transaction(self._engine) as connection:
+            upkeep.note(connection, name, told, now_ms, asked_ms)
+        if asked_ms is not None:
+            self._upkeep[name] = self._upkeep[name]._replace(answered_ms=asked_ms)
 
 
 def _wait_for_lock(settings: Settings) -> int:

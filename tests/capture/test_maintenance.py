@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import delta, delta_history, delta_log, maintenance, rows
+from capture import compaction, delta, delta_history, delta_log, errors, maintenance, rows
 
 TODAY = datetime(2024, 10, 4, tzinfo=UTC)
 NOON = TODAY + timedelta(hours=12)
@@ -54,9 +54,9 @@ def files(path: Path) -> list[str]:
 
 
 def test_many_small_files_of_today_become_one_in_order_of_time(table: delta.Table) -> None:
-    names = fill(table, maintenance.SMALL_FILES + 1)
+    names = fill(table, compaction.SMALL_FILES + 1)
     done = maintenance.maintain(table.path, NOON)
-    assert done.merged_files == maintenance.SMALL_FILES + 1
+    assert done.merged_files == compaction.SMALL_FILES + 1
     (merged,) = files(table.path)
     assert pq.ParquetFile(merged).read()["databricks_request_id"].to_pylist() == names
     assert ids(table.path) == names
@@ -95,7 +95,7 @@ def test_merged_files_are_not_new(table: delta.Table) -> None:
 
 def test_a_handle_that_did_not_see_the_compaction_appends_all_the_same(table: delta.Table) -> None:
     names = fill(table, 3)
-    maintenance.compact(deltalake.DeltaTable(table.path), table.path, NEXT_DAY)
+    compaction.compact(deltalake.DeltaTable(table.path), table.path, NEXT_DAY)
     table.append(arrow("x"), "app", 4)
     assert ids(table.path) == [*names, "x"]
 
@@ -103,9 +103,9 @@ def test_a_handle_that_did_not_see_the_compaction_appends_all_the_same(table: de
 def test_of_two_compactions_at_once_one_fails_and_no_row_is_doubled(table: delta.Table) -> None:
     names = fill(table, 3)
     late = deltalake.DeltaTable(table.path)
-    maintenance.compact(deltalake.DeltaTable(table.path), table.path, NEXT_DAY)
+    compaction.compact(deltalake.DeltaTable(table.path), table.path, NEXT_DAY)
     with pytest.raises(Exception, match="transaction"):
-        maintenance.compact(late, table.path, NEXT_DAY)
+        compaction.compact(late, table.path, NEXT_DAY)
     assert ids(table.path) == names
 
 
@@ -113,16 +113,28 @@ def test_a_data_file_that_lost_rows_is_not_merged(table: delta.Table) -> None:
     fill(table, 3)
     kept = pq.ParquetFile(files(table.path)[0]).read()
     pq.write_table(kept.slice(0, 1), files(table.path)[0])
-    with pytest.raises(ValueError, match="the log says 2"):
-        maintenance.maintain(table.path, NEXT_DAY)
+    assert maintenance.maintain(table.path, NEXT_DAY).merged_files == 0
     assert len(files(table.path)) == 3
+
+
+def test_a_torn_data_file_holds_up_neither_checkpoint_nor_other_days(table: delta.Table) -> None:
+    fill(table, 48)
+    torn = Path(files(table.path)[0])
+    for n in range(2):
+        table.append(arrow(f"next {n}", time=TODAY + timedelta(days=1, seconds=n)), "app", 49 + n)
+    torn.write_bytes(torn.read_bytes()[:100])
+    done = maintenance.maintain(table.path, NEXT_DAY + timedelta(days=1))
+    assert (done.checkpointed, done.merged_files) == (True, 2)
+    assert len(files(table.path)) == 48 + 1
 
 
 def test_tables_that_others_rewrite_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "rewritten"
     for n in range(3):
         deltalake.write_deltalake(path, pa.table({"n": [n]}), mode="append")
-    assert maintenance.maintain(path, NEXT_DAY) == maintenance.Done()
+    done = maintenance.maintain(path, NEXT_DAY, maintenance.Wish(keep_days=1, vacuum_hours=1))
+    assert "not append-only" in (done.skipped or "")
+    assert pl.read_delta(str(path)).height == 3
 
 
 def test_a_checkpoint_is_made_every_fifty_commits(table: delta.Table) -> None:
@@ -166,9 +178,56 @@ def test_vacuum_takes_what_no_version_of_the_last_week_has(table: delta.Table) -
     assert (table.path / delta_history.HISTORY).exists()
 
 
+def test_days_that_are_kept_no_longer_go_whole_and_the_open_day_never(table: delta.Table) -> None:
+    for day in range(4):
+        table.append(arrow(f"day {day}", time=TODAY + timedelta(days=day)), "app", day + 1)
+    now = TODAY + timedelta(days=3, hours=1)
+    done = maintenance.maintain(table.path, now, maintenance.Wish(keep_days=2))
+    assert done.dropped_files == 1
+    assert ids(table.path) == ["day 1", "day 2", "day 3"]
+    assert maintenance.maintain(table.path, now, maintenance.Wish(keep_days=1)).dropped_files == 1
+    assert ids(table.path) == ["day 2", "day 3"]
+    later = maintenance.maintain(table.path, now, maintenance.Wish(keep_days=1))
+    assert later.dropped_files == 0
+
+
+def test_a_table_goes_on_after_days_were_dropped(table: delta.Table) -> None:
+    table.append(arrow("old"), "app", 1)
+    wish = maintenance.Wish(keep_days=1)
+    maintenance.maintain(table.path, TODAY + timedelta(days=9), wish)
+    assert table.append(arrow("old"), "app", 1) is None
+    table.append(arrow("new", time=TODAY + timedelta(days=9)), "app", 2)
+    assert ids(table.path) == ["new"]
+    since = delta_history.files_since(table.path, -1)
+    assert [file.commit_version for file in since.files] == [1, 3]
+
+
+def test_a_table_without_days_has_none_to_drop(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("at", rows.TIMESTAMP)])
+    path = delta.open_or_create(tmp_path / "plain", schema).path
+    with pytest.raises(errors.InvalidParameter, match="not partitioned by day"):
+        maintenance.maintain(path, NOON, maintenance.Wish(keep_days=1))
+
+
+def test_a_vacuum_that_is_asked_for_comes_now_and_spares_the_last_hour(table: delta.Table) -> None:
+    names = fill(table, 3)
+    maintenance.maintain(table.path, NEXT_DAY)
+    orphan = table.path / "request_date=2024-10-04" / "part-of-a-killed-writer.zstd.parquet"
+    young = orphan.with_name("part-not-committed-yet.zstd.parquet")
+    for file, hours in ((orphan, 2), (young, 0)):
+        file.write_bytes(b"PAR1")
+        at = datetime.now(UTC).timestamp() - hours * 3600
+        os.utime(file, (at, at))
+    done = maintenance.maintain(table.path, NEXT_DAY, maintenance.Wish(vacuum_hours=0))
+    assert done.deleted_files >= 1
+    assert not orphan.exists()
+    assert young.exists()
+    assert ids(table.path) == names
+
+
 FILES = st.lists(
     st.builds(
-        maintenance.ActiveFile,
+        compaction.ActiveFile,
         path=st.uuids().map(str),
         partition=st.sampled_from(["2024-10-03", "2024-10-04", None]).map(
             lambda value: (("request_date", value),)
@@ -183,17 +242,17 @@ FILES = st.lists(
 
 @given(found=FILES)
 def test_groups_hold_each_file_once_within_a_partition_and_below_the_limits(
-    found: list[maintenance.ActiveFile],
+    found: list[compaction.ActiveFile],
 ) -> None:
-    groups = maintenance.groups_to_merge(found, NOON)
+    groups = compaction.groups_to_merge(found, NOON)
     taken = [file.path for group in groups for file in group]
     assert len(taken) == len(set(taken))
     for group in groups:
         assert len(group) > 1
         assert len({file.partition for file in group}) == 1
         assert [f.first_time for f in group] == sorted(f.first_time for f in group)
-        assert sum(file.size_bytes for file in group) <= maintenance.MERGED_BYTES
-        assert sum(file.rows for file in group) <= maintenance.MERGED_ROWS
+        assert sum(file.size_bytes for file in group) <= compaction.MERGED_BYTES
+        assert sum(file.rows for file in group) <= compaction.MERGED_ROWS
 
 
 def test_a_failed_job_is_tried_again_later_and_later() -> None:

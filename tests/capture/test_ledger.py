@@ -1,0 +1,122 @@
+"""Facts from SQL to Delta, each once, whatever is killed in between."""
+
+from typing import Any
+
+import deltalake
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from capture import database, delta, ledger
+from capture.settings import Settings
+
+
+def fact(number: int) -> dict[str, Any]:
+    return {
+        "event_date": 19_800,
+        "event_time": 1_710_720_000_000_000 + number,
+        "event_id": str(number),
+        "user_identity": {"email": "ann"},
+        "action_name": "endpoint.create",
+        "after": {"n": number},
+    }
+
+
+def write(engine: sa.Engine, *numbers: int) -> None:
+    with database.transaction(engine) as connection:
+        ledger.write(connection, ledger.AUDIT, [fact(n) for n in numbers])
+
+
+def waiting(engine: sa.Engine) -> int:
+    with database.reading(engine) as connection:
+        return connection.execute(sa.select(sa.func.count(ledger.ledger.c.id))).scalar_one()
+
+
+def written(settings: Settings) -> pl.DataFrame:
+    return pl.read_delta(str(delta.path_of(settings, ledger.AUDIT))).sort("event_time")
+
+
+def test_facts_come_to_their_table_in_order_and_leave_sql(
+    settings: Settings, state: sa.Engine
+) -> None:
+    book = ledger.Ledger(settings, state)
+    write(state, 1, 2)
+    assert book.follow() == 2
+    write(state, 3)
+    assert (book.follow(), book.follow()) == (1, 0)
+    found = written(settings)
+    assert found["event_id"].to_list() == ["1", "2", "3"]
+    assert found["after"].to_list() == ['{"n": 1}', '{"n": 2}', '{"n": 3}']
+    assert found["user_identity"].to_list() == [{"email": "ann"}] * 3
+    assert waiting(state) == 0
+
+
+def test_a_fact_of_a_transaction_that_failed_comes_nowhere(
+    settings: Settings, state: sa.Engine
+) -> None:
+    with pytest.raises(RuntimeError), database.transaction(state) as connection:
+        ledger.write(connection, ledger.AUDIT, [fact(1)])
+        raise RuntimeError("it was not to be")
+    assert ledger.Ledger(settings, state).follow() == 0
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("statement", ["UPDATE ledger", "DELETE FROM ledger"])
+def test_killed_before_or_after_the_commit_each_fact_is_there_once(
+    settings: Settings, state: sa.Engine, statement: str
+) -> None:
+    ledger.Ledger(settings, state).follow()
+    write(state, 1)
+    seen = 0
+
+    def kill(*arguments: Any) -> None:
+        nonlocal seen
+        if arguments[2].startswith(statement):
+            seen += 1
+            # The first removal looks for what an earlier one left; the second is after the commit.
+            if seen == (2 if statement.startswith("DELETE") else 1):
+                raise Killed
+
+    sa.event.listen(state, "after_cursor_execute", kill)
+    with pytest.raises(Killed):
+        ledger.Ledger(settings, state).follow()
+    sa.event.remove(state, "after_cursor_execute", kill)
+    write(state, 2)
+    book = ledger.Ledger(settings, state)
+    while book.follow():
+        pass
+    assert written(settings)["event_id"].to_list() == ["1", "2"]
+    assert waiting(state) == 0
+
+
+def test_facts_wait_while_their_table_cannot_be_made(
+    settings: Settings, state: sa.Engine
+) -> None:
+    write(state, 1)
+    path = delta.path_of(settings, ledger.AUDIT)
+    path.parent.mkdir(parents=True)
+    path.write_text("in the way")
+    with pytest.raises(OSError):
+        ledger.Ledger(settings, state).follow()
+    path.unlink()
+    write(state, 2)
+    assert ledger.Ledger(settings, state).follow() == 2
+    assert written(settings)["event_id"].to_list() == ["1", "2"]
+
+
+def test_a_table_made_anew_takes_up_where_the_lost_one_was(
+    settings: Settings, state: sa.Engine
+) -> None:
+    """A batch that was begun keeps its number, also where the table knows none of it."""
+    write(state, 1)
+    with database.transaction(state) as connection:
+        connection.execute(sa.update(ledger.ledger).values(batch=7))
+    assert ledger.Ledger(settings, state).follow() == 1
+    handle = deltalake.DeltaTable(delta.path_of(settings, ledger.AUDIT))
+    assert handle.transaction_version(f"ledger:{ledger.AUDIT}") == 7
+    write(state, 2)
+    assert ledger.Ledger(settings, state).follow() == 1
+    assert written(settings)["event_id"].to_list() == ["1", "2"]

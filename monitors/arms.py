@@ -7,7 +7,7 @@ future, versions that are not compared. Source: experiments.md, "Input: one row 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from math import ceil
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,10 @@ from monitors import cells, policies
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Hashes = NDArray[np.uint64]
 
 HOUR = 3_600_000_000
+NEVER = 2**62
 _USED = (
     *("status_code", "error", "latency_ms", "unit_id"),
     *("prediction", "label", "label_time"),
@@ -39,7 +41,10 @@ class Strata:
 @dataclass(frozen=True, slots=True)
 class Arms:
     """One entry per request of the experiment. challenger is 1.0 or 0.0; times are microseconds
-    since 1970 UTC; stratum and unit are codes from 0; delay_hours is NaN where no label counts."""
+    since 1970 UTC; stratum: codes from 0; unit: its 64-bit hash, and alone where a request has no
+    unit but itself; lot: hash of the request's id; delay_hours is NaN where no label counts.
+
+    Two of a million units share a hash with probability 3e-8."""
 
     champion: str | None
     challenger: str | None
@@ -49,33 +54,22 @@ class Arms:
     share: Floats
     stratum: Ints
     strata: Strata
-    unit: Ints
-    units: int
+    unit: Hashes
+    alone: Flags
+    lot: Hashes
     error: Flags
     labelled: Flags
     mature: Flags
     delay_hours: Floats
-    now: int
-    stratum_hours: int
 
     @property
     def answered(self) -> Flags:
         return ~self.error
 
-    @property
-    def unique_units(self) -> bool:
-        """True if no unit has a second request."""
-        return self.units == len(self.unit)
-
     def column(self, name: str, rows: Ints) -> pl.Series:
         """The values of a column at these positions, all null where the column is absent."""
         found = cells.column(self.frame, name)
         return found if len(rows) == len(found) else found.gather(rows)
-
-    def per_version(self, challenger: Any, champion: Any) -> dict[str, Any]:
-        """The two values by name of version; a role that nobody fills is left out."""
-        pairs = ((self.challenger, challenger), (self.champion, champion))
-        return {name: value for name, value in pairs if name is not None}
 
 
 def read(rows: pl.DataFrame, policy: policies.Policy, now: datetime) -> Arms:
@@ -87,8 +81,8 @@ def read(rows: pl.DataFrame, policy: policies.Policy, now: datetime) -> Arms:
     champion, challenger = _roles(table["_version"], policy)
     pair = [name for name in (champion, challenger) if name is not None]
     table = table.filter(pl.col("_version").is_in(pair if len(pair) == 2 else []))
-    table = _first_of_each_request(table)
-    return _arms(table, champion, challenger, policy, at)
+    table, lot = _first_of_each_request(table)
+    return _arms(table, lot, champion, challenger, policy, at)
 
 
 def microseconds(time: datetime) -> int:
@@ -103,22 +97,27 @@ def codes(array: NDArray) -> tuple[NDArray, Ints]:
     return distinct, np.searchsorted(distinct, array).astype(np.int64)
 
 
-def unit_codes(units: pl.Series) -> tuple[Ints, int]:
-    """A code per entry and the number of units; null is a unit of its own.
-
-    Told apart by a 64-bit hash: two of a million units share one with probability 3e-8."""
-    missing = units.is_null().to_numpy()
-    known, code = np.unique(units.hash().to_numpy(), return_inverse=True)
-    code = code.astype(np.int64)
-    alone = int(missing.sum())
-    code[missing] = len(known) + np.arange(alone)
-    return code, len(known) + alone
-
-
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key of a version name: v2 before v10, 9 before 10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts]
+
+
+def changes_at(rows: pl.DataFrame, policy: policies.Policy, now: int) -> pl.DataFrame:
+    """Per time block, the moment (microseconds) at which its rows mean something else by
+    themselves: a request or label of the future comes, a request gets as old as the label window
+    asks. Columns: block, until (the far future where nothing is to come)."""
+    at = cells.instants(cells.column(rows, "request_time"))
+    label = cells.instants(cells.column(rows, "label_time"))
+    coming = [at, label]
+    if policy.label_window_hours is not None:
+        coming.append(at + ceil(policy.label_window_hours * HOUR))
+    ahead = [pl.Series(f"{i}", moment).set(moment <= now, None) for i, moment in enumerate(coming)]
+    frame = pl.DataFrame([(at // (policy.stratum_hours * HOUR)).alias("block"), *ahead])
+    soonest = frame.select(
+        "block", until=pl.min_horizontal(pl.exclude("block")).fill_null(NEVER)
+    ).drop_nulls("block")
+    return soonest.group_by("block").agg(pl.col("until").min())
 
 
 def _drawn(rows: pl.DataFrame, policy: policies.Policy, now: int) -> pl.DataFrame:
@@ -149,8 +148,9 @@ def _roles(version: pl.Series, policy: policies.Policy) -> tuple[str | None, str
     return champion, challenger
 
 
-def _first_of_each_request(table: pl.DataFrame) -> pl.DataFrame:
-    """In order of time; of several rows with one request_id the earliest stays."""
+def _first_of_each_request(table: pl.DataFrame) -> tuple[pl.DataFrame, Hashes]:
+    """In order of time, with the hashes of their ids; of several rows with one request_id the
+    earliest stays."""
     ids = table["_request_id"]
     tie_break = ids.hash().to_numpy()
     order = np.lexsort((tie_break, table["_at"].to_numpy()))
@@ -159,11 +159,13 @@ def _first_of_each_request(table: pl.DataFrame) -> pl.DataFrame:
         ids = ids[order]
         order = order[(ids.is_null() | ids.is_first_distinct()).to_numpy()]
     table = table.drop("_request_id")
-    return table if np.array_equal(order, np.arange(len(table))) else table[order]
+    in_order = np.array_equal(order, np.arange(len(table)))
+    return table if in_order else table[order], tie_break[order]
 
 
 def _arms(
     table: pl.DataFrame,
+    lot: Hashes,
     champion: str | None,
     challenger: str | None,
     policy: policies.Policy,
@@ -172,7 +174,8 @@ def _arms(
     time = table["_at"].to_numpy()
     share = table["_draw"].to_numpy()
     stratum, strata = _strata(time, share, policy.stratum_hours * HOUR)
-    unit, units = unit_codes(cells.texts(cells.column(table, "unit_id")))
+    units = cells.texts(cells.column(table, "unit_id"))
+    alone = units.is_null().to_numpy()
     error = _errors(table)
     label_time = cells.instants(cells.column(table, "label_time"))
     delay = (label_time - table["_at"]).cast(pl.Float64).fill_null(float("nan")).to_numpy() / HOUR
@@ -195,14 +198,13 @@ def _arms(
         share=share,
         stratum=stratum,
         strata=strata,
-        unit=unit,
-        units=units,
+        unit=np.where(alone, np.uint64(0), units.hash().to_numpy()),
+        alone=alone,
+        lot=lot,
         error=error,
         labelled=labelled,
         mature=mature,
         delay_hours=np.where(labelled, delay, np.nan),
-        now=now,
-        stratum_hours=policy.stratum_hours,
     )
 
 

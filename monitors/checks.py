@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from math import ceil, log, sqrt
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from monitors import arms, auc, cells, effects, policies, sequential
+from monitors import arms, effects, policies, sequential, sums
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 LABELLED = policies.Metric("label_coverage", "binary", mde=0.02)
 DAY = 24 * arms.HOUR
@@ -50,23 +49,20 @@ class Fading:
     fading: bool
 
 
-def coverage(data: arms.Arms, policy: policies.Policy) -> Coverage:
+def coverage(found: effects.Kept) -> Coverage:
     """Do labels arrive for both versions alike? Over answered rows of strata with any label."""
-    answered = data.answered & data.mature
-    c = data.is_challenger == 1
-    arrived = np.bincount(data.stratum[data.labelled], minlength=len(data.strata.start)) > 0
-    chosen = np.flatnonzero(answered & arrived[data.stratum])
-    sample = effects.Sample(chosen, data.labelled[chosen].astype(float))
-    compared = effects.compare_sample(data, LABELLED, policy.health_alpha, sample, LABELLED.mde)
+    policy = found.held.policy
+    ready = effects.Tally.of(found.counts(sums.COVERAGE), found)
+    arrived = ready.in_strata(ready.per_stratum(ready.total) > 0)
+    compared = effects.compare_tally(found, LABELLED, policy.health_alpha, arrived, LABELLED.mde)
     low, high = compared.interval or (0.0, 0.0)
     effect = compared.estimate.effect
+    sides = [ready.of_side(side) for side in (1, 0)]
     return Coverage(
-        share=data.per_version(
-            _share(data.labelled, answered & c), _share(data.labelled, answered & ~c)
-        ),
+        share=found.held.per_version(*(labels / n if n else None for n, labels in sides)),
         difference=effect,
         interval=compared.interval,
-        answered=int(np.count_nonzero(answered)),
+        answered=int(sum(n for n, _ in sides)),
         alarm=(
             effect is not None
             and (low > 0 or high < 0)
@@ -76,17 +72,22 @@ def coverage(data: arms.Arms, policy: policies.Policy) -> Coverage:
     )
 
 
-def maturity(data: arms.Arms, primary: effects.Comparison, policy: policies.Policy) -> Maturity:
-    """Early labels lie where the answer says when it comes. Without a label window only."""
-    chosen = np.flatnonzero(data.labelled)
-    if len(chosen) == 0:
+def maturity(found: sums.Sums, primary: effects.Comparison, now: int) -> Maturity:
+    """Early labels lie where the answer says when it comes. Without a label window only.
+
+    now: microseconds since 1970."""
+    labels = found.labels.sort("block")
+    if labels.is_empty():
         return Maturity(None, None, None, False)
-    kind, label = _kinds(data, chosen)
-    delay_90 = _delay_90(data, chosen, kind)
-    z = _delay_label_z(data, chosen, label)
-    weight = _young_weight(data, chosen, primary, delay_90)
+    # Texts cannot be ranked: whether the answer was right takes their place.
+    kind = "label" if sums.total(labels["texts"]) == 0 else "right"
+    mean = sums.total(labels[kind]) / sums.total(labels["n"])
+    delay_90 = _delay_90(found.delays, kind, mean)
+    variance = sums.total(labels[f"{kind}_variance"])
+    z = sums.total(labels[f"{kind}_with_delay"]) / sqrt(variance) if variance > 0 else None
+    weight = _young_weight(now, primary, delay_90)
     immature = (
-        policy.label_window_hours is None
+        found.policy.label_window_hours is None
         and weight is not None
         and (weight > 1 / 2 or (z is not None and abs(z) >= 4 and weight > 1 / 3))
     )
@@ -127,64 +128,26 @@ def hours_covered(first: int | None, last: int | None) -> int:
     return ceil((last - first) / arms.HOUR)
 
 
-def _share(hit: Flags, among: Flags) -> float | None:
-    return float(hit[among].mean()) if among.any() else None
-
-
-def _kinds(data: arms.Arms, chosen: Ints) -> tuple[Flags, Floats]:
-    """Two kinds of labels (above the mean or not; texts: right or wrong), and labels as numbers."""
-    column = data.column("label", chosen)
-    label = cells.numbers(column)
-    if not cells.numeric(column.dtype) or np.isnan(label).any():
-        label = cells.equal(data.column("prediction", chosen), column).astype(float)
-    return label > label.mean(), label
-
-
-def _delay_90(data: arms.Arms, chosen: Ints, kind: Flags) -> float | None:
-    """The larger of the two kinds' 90 % quantiles of the delay in the oldest third of strata."""
-    stratum = data.stratum[chosen]
-    used = np.unique(stratum)
-    oldest = stratum <= used[max(1, len(used) // 3) - 1]
-    delay = data.delay_hours[chosen]
-    return max(
-        float(np.quantile(delay[oldest & side], 0.9))
-        for side in (kind, ~kind)
-        if (oldest & side).any()
+def _delay_90(delays: pl.DataFrame, kind: str, mean: float) -> float:
+    """The larger of the 90 % quantiles of the delay of labels above their mean and of the others,
+    in the oldest third of strata."""
+    strata = delays.select("block", "share").unique().sort("block", "share")
+    last = strata[max(1, strata.height // 3) - 1]
+    block, share = last["block"][0], last["share"][0]
+    oldest = delays.filter(
+        (pl.col("block") < block) | ((pl.col("block") == block) & (pl.col("share") <= share))
     )
+    above = oldest[kind].to_numpy() > mean
+    hours = oldest["hours"].to_numpy()
+    return max(float(np.quantile(hours[side], 0.9)) for side in (above, ~above) if side.any())
 
 
-def _delay_label_z(data: arms.Arms, chosen: Ints, label: Floats) -> float | None:
-    """Rank correlation of delay and label inside (stratum, version), as a standard normal."""
-    cell = data.stratum[chosen] * 2 + data.is_challenger[chosen].astype(np.int64)
-    n = np.bincount(cell).astype(float)
-    a = _centred(auc.average_ranks(data.delay_hours[chosen], cell), cell, n)
-    b = _centred(_label_ranks(label, cell, n), cell, n)
-    squares = np.bincount(cell, a * a) * np.bincount(cell, b * b)
-    variance = float((squares / np.maximum(n - 1, 1)).sum())
-    return float(np.dot(a, b)) / sqrt(variance) if variance > 0 else None
-
-
-def _label_ranks(label: Floats, cell: Ints, n: Floats) -> Floats:
-    """Average ranks inside cells, up to a constant per cell."""
-    low = label.min()
-    if np.isin(label, (low, label.max())).all():
-        # With two values the average ranks lie half the cell's size apart: no sorting needed.
-        return (label > low) * n[cell] / 2
-    return auc.average_ranks(label, cell)
-
-
-def _centred(ranks: Floats, cell: Ints, n: Floats) -> Floats:
-    return ranks - (np.bincount(cell, ranks) / np.maximum(n, 1))[cell]
-
-
-def _young_weight(
-    data: arms.Arms, chosen: Ints, primary: effects.Comparison, delay_90: float | None
-) -> float | None:
+def _young_weight(now: int, primary: effects.Comparison, delay_90: float) -> float | None:
     """The part of the primary's weight in strata younger than the labels' 90 % delay."""
     weights, starts = primary.estimate.weights, primary.estimate.starts
-    if delay_90 is None or len(weights) == 0:
+    if len(weights) == 0:
         return None
-    young = (data.now - starts) < delay_90 * arms.HOUR
+    young = (now - starts) < delay_90 * arms.HOUR
     return float(weights[young].sum() / weights.sum())
 
 

@@ -1,24 +1,25 @@
-"""The difference of two arms inside request hours: effect, standard error, interval, evidence.
+"""The difference of two versions inside request hours: effect, standard error, interval, evidence.
 
 Only rows of one stratum are compared (experiments.md, "The estimate"), because a ramp while the
 world gets harder makes pooled means lie. A stratum with one version has no say.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from monitors import arms, auc, cells, policies, sequential
+from monitors import arms, auc, measures, policies, sequential, sums
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-CLIP = 1e-15
+RATE_TAU = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,6 @@ class Comparison:
     tau: float | None
     interval: tuple[float, float] | None
     evidence: sequential.Evidence | None
-    first: int | None
-    last: int | None
 
     @property
     def least(self) -> int:
@@ -95,86 +94,209 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The rows (positions in Arms) that have a value of a metric. values: y, or the score of an
-    AUC; positive: the class of each row, for an AUC only."""
+class Tally:
+    """A measure's counts in cells of (stratum, side, unit). side: 1.0 challenger, 0.0 champion;
+    unit: code, -1 where requests are units of their own; squares: about the cell's own mean.
+    block, share: per stratum, in order of time; single: no unit has a second request."""
 
-    rows: Ints
-    values: Floats
-    positive: Flags | None = None
+    stratum: Ints
+    side: Floats
+    unit: Ints
+    n: Floats
+    total: Floats
+    squares: Floats
+    block: Ints
+    share: Floats
+    width: int
+    single: bool
 
-    def where(self, chosen: Flags) -> "Sample":
-        positive = None if self.positive is None else self.positive[chosen]
-        return Sample(self.rows[chosen], self.values[chosen], positive)
+    @classmethod
+    def of(cls, cells: pl.DataFrame, found: "Kept") -> "Tally":
+        """From rows of `sums.tallies`."""
+        # In one order whatever was merged when: sums of floats depend on it.
+        cells = cells.sort("block", "share", "side", "unit")
+        block, share = cells["block"].to_numpy(), cells["share"].to_numpy()
+        new = np.r_[True, (block[1:] != block[:-1]) | (share[1:] != share[:-1])][: len(block)]
+        return cls(
+            stratum=np.cumsum(new) - 1,
+            side=cells["side"].to_numpy().astype(float),
+            unit=found.clusters(cells["unit"]),
+            n=cells["n"].to_numpy().astype(float),
+            total=cells["total"].to_numpy(),
+            squares=cells["squares"].to_numpy(),
+            block=block[new],
+            share=share[new],
+            width=found.width,
+            single=found.single,
+        )
+
+    def per_stratum(self, values: Floats) -> Floats:
+        return sums.added(self.stratum, values, len(self.block))
+
+    def in_strata(self, chosen: Flags) -> "Tally":
+        """The cells of these strata; the strata stay numbered as they are."""
+        cells = chosen[self.stratum]
+        kept = {
+            name: getattr(self, name)[cells]
+            for name in ("stratum", "side", "unit", "n", "total", "squares")
+        }
+        return replace(self, **kept)
+
+    def of_side(self, side: int) -> tuple[float, float]:
+        """Rows and their total of the challenger (1) or the champion (0)."""
+        chosen = self.side == side
+        return float(self.n[chosen].sum()), float(self.total[chosen].sum())
 
 
-def compare(data: arms.Arms, metric: policies.Metric, alpha: float) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Sums with what every comparison asks of them: how many units there are, and whether any of
+    them came twice."""
+
+    held: sums.Sums
+    width: int
+    many: bool
+    single: bool
+
+    @classmethod
+    def of(cls, found: sums.Sums) -> "Kept":
+        distinct = found.units["unit"].n_unique()
+        requests = sum(sums.total(found.units[f"requests_{side}"]) for side in (1, 0))
+        return cls(
+            held=found,
+            width=found.policy.stratum_hours * arms.HOUR,
+            many=distinct > sums.MOST_UNITS,
+            single=distinct == requests,
+        )
+
+    def clusters(self, unit: pl.Series) -> Ints:
+        """A code per unit, or per bucket of units where there are many; -1 for null."""
+        known = unit.is_not_null().to_numpy()
+        hashes = unit.drop_nulls().to_numpy()
+        code = np.full(len(unit), -1)
+        code[known] = arms.codes(hashes % sums.MOST_UNITS if self.many else hashes)[1]
+        return code
+
+    def counts(self, measure: str) -> pl.DataFrame:
+        """The cells of a measure."""
+        return self.held.tallies.filter(measure=measure, column=sums.WHOLE)
+
+    def rows_of(self, metric: policies.Metric) -> pl.DataFrame:
+        """Cells of a labelled metric, or the scores of an AUC (n = 1 each)."""
+        name = measures.name_of(metric)
+        if metric.kind == "auc":
+            return self.held.scores.filter(measure=name).with_columns(n=1)
+        return self.counts(name)
+
+    def slice_rows(self, number: int) -> pl.DataFrame:
+        """The primary's cells or scores by `value` of a slicing column of the policy."""
+        policy = self.held.policy
+        if policy.primary.kind == "auc":
+            return self.rows_of(policy.primary).with_columns(value=pl.col(f"{number}"))
+        return self.held.tallies.filter(measure=policy.slices[number], column=number)
+
+    def strata(self) -> tuple[Ints, Floats]:
+        """Block and share of every stratum, in order of time."""
+        pairs = self.held.tallies.select("block", "share").unique().sort("block", "share")
+        return pairs["block"].to_numpy(), pairs["share"].to_numpy()
+
+
+def compare(found: Kept, metric: policies.Metric, alpha: float) -> Comparison:
     """A binary, continuous or AUC metric over the labelled rows, its interval at level alpha."""
-    sample = metric_sample(data, metric)
-    return compare_sample(data, metric, alpha, sample, mixture_width(metric, sample.values))
+    rows = found.rows_of(metric)
+    if metric.kind == "auc":
+        return compare_rows(found, metric, alpha, rows, metric.mde or metric.margin or RATE_TAU)
+    tally = Tally.of(rows, found)
+    return compare_tally(found, metric, alpha, tally, mixture_width(metric, tally))
 
 
-def compare_sample(
-    data: arms.Arms, metric: policies.Metric, alpha: float, sample: Sample, tau: float | None
+def compare_rows(
+    found: Kept, metric: policies.Metric, alpha: float, rows: pl.DataFrame, tau: float | None
 ) -> Comparison:
-    """Challenger against champion on these rows; the interval is None where nothing gives one."""
-    c = data.is_challenger[sample.rows] == 1
-    if sample.positive is None:
-        estimate = difference(data, sample, metric.kind != "continuous")
-        sides = [_mean(sample.values[side]) for side in (c, ~c)]
-    else:
-        estimate = _auc_difference(data, sample)
-        sides = auc.mann_whitney(sample.values, sample.positive, (~c).astype(np.int64), 2)
-    time = data.time[sample.rows]
+    """The same on a part of the metric's sums, at a mixture width that was chosen before."""
+    if metric.kind == "auc":
+        return _compare_scores(found, metric, alpha, rows, tau)
+    return compare_tally(found, metric, alpha, Tally.of(rows, found), tau)
+
+
+def compare_tally(
+    found: Kept, metric: policies.Metric, alpha: float, tally: Tally, tau: float | None
+) -> Comparison:
+    """Challenger against champion on these cells; the interval is None where nothing gives one."""
+    sides = [_mean(tally, tally.side == side) for side in (1, 0)]
+    counts = [int(tally.of_side(side)[0]) for side in (1, 0)]
+    estimate = difference(tally, metric.kind != "continuous")
+    return _comparison(found, metric, alpha, tau, counts, sides, estimate)
+
+
+def _compare_scores(
+    found: Kept, metric: policies.Metric, alpha: float, rows: pl.DataFrame, tau: float | None
+) -> Comparison:
+    rows = rows.sort("block", "share", "side", "unit", "score", "positive")
+    c = rows["side"].to_numpy() == 1
+    score, positive = rows["score"].to_numpy(), rows["positive"].to_numpy()
+    estimate = _auc_difference(found, rows, score, positive, c)
+    sides = auc.mann_whitney(score, positive, (~c).astype(np.int64), 2)
+    return _comparison(found, metric, alpha, tau, [int(c.sum()), int((~c).sum())], sides, estimate)
+
+
+def _comparison(
+    found: Kept,
+    metric: policies.Metric,
+    alpha: float,
+    tau: float | None,
+    counts: Sequence[int],
+    sides: Sequence[auc.Mean],
+    estimate: Estimate,
+) -> Comparison:
     return Comparison(
         metric=metric,
-        n=data.per_version(int(c.sum()), int((~c).sum())),
-        value=data.per_version(sides[0].value, sides[1].value),
-        value_se=data.per_version(sides[0].se, sides[1].se),
+        n=found.held.per_version(*counts),
+        value=found.held.per_version(*(side.value for side in sides)),
+        value_se=found.held.per_version(*(side.se for side in sides)),
         estimate=estimate,
         tau=tau,
         interval=_interval(estimate, tau, alpha),
         evidence=_evidence(estimate, tau, metric.sign),
-        first=int(time.min()) if len(time) else None,
-        last=int(time.max()) if len(time) else None,
     )
 
 
-def difference(data: arms.Arms, sample: Sample, binary: bool) -> Estimate:
+def difference(tally: Tally, binary: bool) -> Estimate:
     """The Mantel-Haenszel weighted difference inside strata, with the larger of the pooled and
     the robust standard error times the clustering of units."""
-    y = sample.values
-    if len(y) == 0:
+    if len(tally.n) == 0:
         return NOTHING
-    c = data.is_challenger[sample.rows]
-    stratum = data.stratum[sample.rows]
-    size = len(data.strata.start)
-    n = np.bincount(stratum, minlength=size)
-    n1 = np.bincount(stratum, c, minlength=size)
-    h = n1 * (n - n1) / np.maximum(n, 1)
+    n = tally.per_stratum(tally.n)
+    n1 = tally.per_stratum(tally.n * tally.side)
+    safe = np.maximum(n, 1)
+    h = n1 * (n - n1) / safe
     total = float(h.sum())
     if total == 0:
         return NOTHING
-    safe = np.maximum(n, 1)
-    dy = y - (np.bincount(stratum, y, minlength=size) / safe)[stratum]
-    dc = c - (n1 / safe)[stratum]
-    effect = float(np.dot(dc, dy) / total)
-    variance = np.bincount(stratum, dy * dy, minlength=size) / np.maximum(n - 1, 1)
-    u = dc * (dy - effect * dc) * np.sqrt(n / np.maximum(n - 1, 1))[stratum]
-    squares = float(np.dot(u, u))
+    own = tally.total / tally.n
+    off = own - (tally.per_stratum(tally.total) / safe)[tally.stratum]
+    dc = tally.side - (n1 / safe)[tally.stratum]
+    product = tally.per_stratum(tally.n * dc * off)
+    effect = float(product.sum() / total)
+    freedom = np.maximum(n - 1, 1)
+    variance = tally.per_stratum(tally.squares + tally.n * off * off) / freedom
+    # u of a row is (c - cbar)(y - ybar - effect (c - cbar)) scale: its sum and its sum of squares
+    # in a cell follow from the cell's count, mean and squares.
+    scale = np.sqrt(n / freedom)[tally.stratum]
+    rest = off - effect * dc
+    summed = scale * dc * tally.n * rest
+    squares = scale * scale * dc * dc * (tally.squares + tally.n * rest * rest)
     pooled = sqrt(float(np.dot(h, variance)))
     if binary and pooled == 0:
-        pooled = max(pooled, _binary_floor(y[h[stratum] > 0], total))
-    design = design_effect(u, data.unit[sample.rows], data)
-    se = max(pooled, sqrt(squares)) / total * sqrt(design)
-    if not isfinite(effect) or not isfinite(
-        se
-    ):  # values beyond 1e150: their squares are no numbers
+        pooled = _binary_floor(tally.in_strata(h > 0), total)
+    design = 1.0 if tally.single else _design_effect(summed, squares, tally.unit)
+    se = max(pooled, sqrt(float(squares.sum()))) / total * sqrt(design)
+    if not isfinite(effect) or not isfinite(se):  # values beyond 1e150: squares are no numbers
         return NOTHING
     # Rounding leaves a trace of variance where there is none: relative to the values it is nothing.
-    nothing = not binary and se <= 1e-12 * (abs(effect) + float(np.abs(y).max()))
+    size = sqrt(float((tally.squares + tally.n * own * own).sum() / n.sum()))
+    nothing = not binary and se <= 1e-12 * (abs(effect) + size)
     said = np.flatnonzero(h > 0)
-    product = np.bincount(stratum, dc * dy, minlength=size)
     return Estimate(
         effect=effect,
         se=None if nothing else se,
@@ -182,99 +304,55 @@ def difference(data: arms.Arms, sample: Sample, binary: bool) -> Estimate:
         zero_variance=nothing,
         weights=h[said],
         differences=product[said] / h[said],
-        starts=data.strata.start[said],
+        starts=tally.block[said] * tally.width,
     )
 
 
-def design_effect(u: Floats, unit: Ints, data: arms.Arms) -> float:
-    """How much the repeated requests of a unit inflate the variance; 1 when units are unique."""
-    squares = float(np.dot(u, u))
-    if squares == 0 or data.unique_units:
+def _design_effect(summed: Floats, squares: Floats, unit: Ints) -> float:
+    """How much the repeated requests of units inflate the variance.
+
+    summed, squares: of u, per cell; unit: its code, -1 where every request is a unit of its own."""
+    whole = float(squares.sum())
+    known = unit >= 0
+    if whole == 0 or not known.any():
         return 1.0
-    if data.units > len(unit):
-        unit = np.unique(unit, return_inverse=True)[1]
-    per_unit = np.bincount(unit, u)
-    return max(1.0, float(np.dot(per_unit, per_unit)) / squares)
+    per_unit = np.bincount(unit[known], summed[known])
+    return max(1.0, (float(np.dot(per_unit, per_unit)) + float(squares[~known].sum())) / whole)
 
 
-def metric_sample(data: arms.Arms, metric: policies.Metric) -> Sample:
-    """The labelled rows that have a value of this metric."""
-    labelled = np.flatnonzero(data.labelled)
-    if metric.kind == "auc":
-        score = cells.numbers(data.column(metric.score, labelled))
-        there = ~np.isnan(score)
-        positive = cells.is_value(data.column("label", labelled), metric.positive)[there]
-        return Sample(labelled[there], score[there], positive)
-    if metric.value is None and metric.kind == "binary":
-        return _hits(data, metric, labelled)
-    if metric.value is not None:
-        y = cells.numbers(data.column(metric.value, labelled))
-    else:
-        y = _losses(data, metric, labelled)
-    there = np.isfinite(y)
-    return Sample(labelled[there], y[there])
-
-
-def units_of(data: arms.Arms, sample: Sample) -> dict[str, int]:
-    """Distinct units per version among these rows."""
-    c = data.is_challenger[sample.rows] == 1
-    counts = [np.bincount(data.unit[sample.rows[side]]) for side in (c, ~c)]
-    return data.per_version(*(int(np.count_nonzero(count)) for count in counts))
-
-
-def mixture_width(metric: policies.Metric, y: Floats) -> float | None:
+def mixture_width(metric: policies.Metric, tally: Tally) -> float | None:
     """tau: the mde, else the margin, else 0.02 for rates, else a tenth of y's deviation."""
     if metric.mde is not None:
         return metric.mde
     if metric.margin > 0:
         return metric.margin
     if metric.kind != "continuous":
-        return 0.02
-    spread = float(np.std(y)) if len(y) else 0.0
+        return RATE_TAU
+    if len(tally.n) == 0:
+        return None
+    n = tally.n.sum()
+    off = tally.total / tally.n - tally.total.sum() / n
+    spread = sqrt(float((tally.squares + tally.n * off * off).sum() / n))
     return spread / 10 if 0 < spread < inf else None
 
 
-def _hits(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Sample:
-    prediction, label = (data.column(name, labelled) for name in ("prediction", "label"))
-    y = cells.equal(prediction, label).astype(float)
-    if metric.name not in ("recall", "precision"):
-        return Sample(labelled, y)
-    among = cells.is_value(label if metric.name == "recall" else prediction, metric.positive)
-    return Sample(labelled[among], y[among])
-
-
-def _losses(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Floats:
-    label = data.column("label", labelled)
-    truth = cells.numbers(label)
-    if metric.name in ("mse", "mae"):
-        error = truth - cells.numbers(data.column("prediction", labelled))
-        return error * error if metric.name == "mse" else np.abs(error)
-    score = cells.numbers(data.column(metric.score, labelled))
-    # A text, or a class named by the policy, is turned into 1 and 0; numbers stay what they are.
-    if metric.positive != 1 or not cells.numeric(label.dtype):
-        truth = cells.is_value(label, metric.positive).astype(float)
-    if metric.name == "brier":
-        return (score - truth) ** 2
-    sure = np.clip(score, CLIP, 1 - CLIP)
-    return -(truth * np.log(sure) + (1 - truth) * np.log1p(-sure))
-
-
-def _auc_difference(data: arms.Arms, sample: Sample) -> Estimate:
+def _auc_difference(
+    found: Kept, rows: pl.DataFrame, score: Floats, positive: Flags, c: Flags
+) -> Estimate:
     """Blocks of hours of one share, each with 20 positives and 20 negatives of either version."""
-    assert sample.positive is not None
-    c = data.is_challenger[sample.rows] == 1
-    block_of, first = auc.blocks(
-        data.stratum[sample.rows], data.strata.share, data.strata.block, c, sample.positive
-    )
+    blocks, shares = found.strata()
+    stratum = _positions(blocks, shares, rows["block"].to_numpy(), rows["share"].to_numpy())
+    block_of, first = auc.blocks(stratum, shares, blocks, c, positive)
     if not first:
         return NOTHING
     inside = block_of >= 0
     block, side = block_of[inside], c[inside]
-    placed = auc.placements(sample.values[inside], sample.positive[inside], block * 2 + side)
+    placed = auc.placements(score[inside], positive[inside], block * 2 + side)
     weights = 1 / (1 / placed.counts.reshape(len(first), 4)).sum(axis=1)
     part = weights / weights.sum()
     u = placed.influence * np.where(side, 1.0, -1.0) * part[block]
-    design = design_effect(u, data.unit[sample.rows][inside], data)
+    unit = found.clusters(rows["unit"])[inside]
+    design = 1.0 if found.single else _design_effect(u, u * u, unit)
     se = sqrt(float(np.dot(u, u)) * design)
     areas = placed.value.reshape(len(first), 2)
     differences = areas[:, 1] - areas[:, 0]
@@ -286,8 +364,16 @@ def _auc_difference(data: arms.Arms, sample: Sample) -> Estimate:
         zero_variance=nothing,
         weights=weights,
         differences=differences,
-        starts=data.strata.start[np.array(first)],
+        starts=blocks[np.array(first)] * found.width,
     )
+
+
+def _positions(blocks: Ints, shares: Floats, block: Ints, share: Floats) -> Ints:
+    """The number of the stratum that each row lies in."""
+    distinct, code = arms.codes(shares)
+    keys = np.searchsorted(np.unique(blocks), blocks) * len(distinct) + code
+    wanted = np.searchsorted(np.unique(blocks), block) * len(distinct)
+    return np.searchsorted(keys, wanted + np.searchsorted(distinct, share)).astype(np.int64)
 
 
 def _evidence(estimate: Estimate, tau: float | None, sign: int) -> sequential.Evidence | None:
@@ -305,15 +391,19 @@ def _interval(estimate: Estimate, tau: float | None, alpha: float) -> tuple[floa
     return estimate.effect - half, estimate.effect + half
 
 
-def _binary_floor(y: Floats, total: float) -> float:
-    p = (float(y.sum()) + 1) / (len(y) + 2)
+def _binary_floor(tally: Tally, total: float) -> float:
+    p = (float(tally.total.sum()) + 1) / (float(tally.n.sum()) + 2)
     return sqrt(p * (1 - p) * total)
 
 
-def _mean(y: Floats) -> auc.Mean:
-    if len(y) == 0:
+def _mean(tally: Tally, chosen: Flags) -> auc.Mean:
+    n = float(tally.n[chosen].sum())
+    if n == 0:
         return auc.Mean(None, None)
-    mean, se = float(y.mean()), float(y.std(ddof=1)) / sqrt(len(y)) if len(y) > 1 else None
+    mean = float(tally.total[chosen].sum()) / n
     if not isfinite(mean):
         return auc.Mean(None, None)
-    return auc.Mean(mean, se if se is not None and isfinite(se) else None)
+    off = tally.total[chosen] / tally.n[chosen] - mean
+    squares = float((tally.squares[chosen] + tally.n[chosen] * off * off).sum())
+    se = sqrt(squares / (n - 1) / n) if n > 1 and isfinite(squares) else None
+    return auc.Mean(mean, se)

@@ -1,0 +1,434 @@
+"""From the rows of an experiment to its sums: every block of time is summarised by itself.
+
+What a block's sums are depends on no row of another block, and on the order of none. Source:
+experiments.md, "From rows to sums".
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from monitors import arms, auc, cells, measures, policies, sums
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Hashes = NDArray[np.uint64]
+
+
+def summarise(
+    rows: pl.DataFrame, policy: Mapping[str, Any] | policies.Policy, now: datetime
+) -> sums.Sums:
+    """The sums of these rows as they are known at `now`; columns as in experiments.md, "Input".
+
+    Holds every row of the blocks that it touches. Raises ValueError on a bad policy, never on odd
+    rows."""
+    if not isinstance(policy, policies.Policy):
+        policy = policies.Policy.parse(policy)
+    with np.errstate(over="ignore", invalid="ignore"):  # absurd values end as None, not as warnings
+        data = arms.read(rows, policy, now)
+        seen = _Seen.of(data)
+        samples = {
+            name: measures.sample(data, metric) for name, metric in measures.quality(policy).items()
+        }
+        primary = samples[measures.name_of(policy.primary)]
+        sampled = _delays(seen)
+        return sums.Sums(
+            policy=policy,
+            champion=data.champion,
+            challenger=data.challenger,
+            until=arms.changes_at(rows, policy, arms.microseconds(now)),
+            tallies=_tallies(seen, samples, primary, policy),
+            spans=_spans(seen, primary),
+            units=_units(seen, primary),
+            times=_times(seen),
+            slowest=_slowest(seen, policy),
+            delays=sampled,
+            labels=_labels(seen, sampled),
+            scores=_scores(seen, samples, primary, policy),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Rows with what all tables share. block: per row. unit: codes from 0 over `units`, -1 where a
+    row is alone; cluster: the same over `clusters`, buckets where a block has many units."""
+
+    data: arms.Arms
+    side: Ints
+    block: Ints
+    unit: Ints
+    units: Hashes
+    cluster: Ints
+    clusters: Hashes
+
+    @classmethod
+    def of(cls, data: arms.Arms) -> "_Seen":
+        block = data.strata.block[data.stratum]
+        unit, units = _codes(data.unit, data.alone)
+        bucket = np.where(_crowded(block, unit), data.unit % sums.MOST_UNITS, data.unit)
+        cluster, clusters = _codes(bucket, data.alone)
+        return cls(data, data.is_challenger.astype(np.int64), block, unit, units, cluster, clusters)
+
+    def where(self, stratum: Ints, side: Ints) -> dict[str, Any]:
+        """The columns that say where something was counted."""
+        strata = self.data.strata
+        return {"block": strata.block[stratum], "share": strata.share[stratum], "side": side}
+
+    def cluster_column(self, code: Ints) -> pl.Series:
+        return _hashes(code, self.clusters)
+
+
+def _codes(hashes: Hashes, alone: Flags) -> tuple[Ints, Hashes]:
+    """A code per row over the distinct hashes in ascending order; -1 where a row is alone."""
+    if alone.all():
+        return np.full(len(hashes), -1), np.empty(0, dtype=np.uint64)
+    distinct, known = arms.codes(hashes[~alone])
+    code = np.full(len(hashes), -1)
+    code[~alone] = known
+    return code, distinct
+
+
+def _hashes(code: Ints, distinct: Hashes) -> pl.Series:
+    """The hash behind each code; null for -1."""
+    found = np.append(distinct, np.uint64(0))[code]
+    return pl.Series("unit", found, dtype=pl.UInt64).set(pl.Series(code < 0), None)
+
+
+def _crowded(block: Ints, unit: Ints) -> Flags:
+    """True in the blocks with more units than are told apart."""
+    known = unit >= 0
+    if not known.any() or int(unit.max()) < sums.MOST_UNITS:
+        return np.zeros(len(block), dtype=bool)
+    pairs = pl.DataFrame({"block": block[known], "unit": unit[known]}).unique()
+    counts = pairs.group_by("block").len().filter(pl.col("len") > sums.MOST_UNITS)
+    return np.isin(block, counts["block"].to_numpy())
+
+
+def _tallies(
+    seen: _Seen,
+    samples: Mapping[str, measures.Sample],
+    primary: measures.Sample,
+    policy: policies.Policy,
+) -> pl.DataFrame:
+    data = seen.data
+    everyone = np.arange(len(data.time))
+    ready = np.flatnonzero(data.answered & data.mature)
+    parts = [
+        _tally(seen, sums.ERRORS, everyone, data.error.astype(float)),
+        _tally(seen, sums.COVERAGE, ready, data.labelled[ready].astype(float)),
+    ]
+    parts += [_tally(seen, n, s.rows, s.values) for n, s in samples.items() if s.positive is None]
+    if primary.positive is None:
+        for number, name in enumerate(policy.slices):
+            parts.append(_tally(seen, name, primary.rows, primary.values, number))
+    return pl.concat(parts)
+
+
+def _tally(
+    seen: _Seen, measure: str, rows: Ints, y: Floats, column: int = sums.WHOLE
+) -> pl.DataFrame:
+    """Count, sum and squares about the mean of y per (block, share, side, unit), and per value of a
+    slicing column where one is given."""
+    stratum, side, cluster = (
+        code[rows] for code in (seen.data.stratum, seen.side, seen.cluster + 1)
+    )
+    clusters = len(seen.clusters) + 1
+    key = (stratum * 2 + side) * clusters + cluster
+    value, names = np.zeros(len(rows), dtype=np.int64), pl.Series([None], dtype=pl.String)
+    if column != sums.WHOLE:
+        texts = cells.texts(seen.data.column(measure, rows))
+        names = texts.drop_nulls().unique().sort()
+        there = texts.is_not_null().to_numpy()
+        value = texts.drop_nulls().cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+        key, y = key[there], y[there]
+    present, code = arms.codes(key * max(1, len(names)) + value)
+    present = present.astype(np.int64)
+    n = np.bincount(code, minlength=len(present))
+    total = sums.added(code, y, len(present))
+    apart = y - (total / np.maximum(n, 1))[code]
+    cell, value = np.divmod(present, max(1, len(names)))
+    cell, cluster = np.divmod(cell, clusters)
+    stratum, side = np.divmod(cell, 2)
+    return pl.DataFrame(
+        {
+            "measure": pl.repeat(measure, len(present), eager=True),
+            "column": pl.repeat(column, len(present), eager=True, dtype=pl.Int32),
+            "value": names.gather(value) if len(names) else pl.Series([], dtype=pl.String),
+            **seen.where(stratum, side),
+            "unit": seen.cluster_column(cluster - 1),
+            "n": n,
+            "total": total,
+            "squares": sums.added(code, apart * apart, len(present)),
+        }
+    )
+
+
+def _spans(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
+    # Rows are in order of time, blocks too.
+    block, time = seen.block[primary.rows], seen.data.time[primary.rows]
+    starts = _starts(block)
+    ends = _ends(starts, len(block))
+    return pl.DataFrame({"block": block[starts], "first": time[starts], "last": time[ends]})
+
+
+def _starts(group: Ints) -> Ints:
+    """Where each run of equal values begins."""
+    if len(group) == 0:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+
+
+def _ends(starts: Ints, count: int) -> Ints:
+    """The last entry of each run."""
+    return np.append(starts, count)[1:] - 1
+
+
+def _units(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
+    """A row per unit and block."""
+    data = seen.data
+    of_primary = np.zeros(len(data.time), dtype=bool)
+    of_primary[primary.rows] = True
+    known = np.flatnonzero(seen.unit >= 0)
+    order = known[np.lexsort((seen.unit[known], seen.block[known]))]  # stable: time stays
+    block, unit, share = seen.block[order], seen.unit[order], data.share[order]
+    side, failed, labelled = seen.side[order], data.error[order], of_primary[order]
+    key = block * max(1, len(seen.units)) + unit
+    starts = _starts(key)
+    groups = len(starts)
+    code = np.repeat(np.arange(groups), np.diff(np.append(starts, len(order))))
+    ends = _ends(starts, len(order))
+    pair = np.r_[False, (code[1:] == code[:-1]) & _one_split(share[:-1], share[1:])]
+    switch = pair & np.r_[False, side[1:] != side[:-1]]
+    errors = np.flatnonzero(failed)
+    failing, first_of = np.unique(code[errors], return_index=True)
+    error_share, error_side = np.full(groups, np.nan), np.zeros(groups, dtype=np.int64)
+    error_share[failing] = share[errors[first_of]]
+    error_side[failing] = side[errors[first_of]]
+
+    def count(rows: Flags) -> Ints:
+        return np.bincount(code, rows, minlength=groups).astype(np.int64)
+
+    return pl.DataFrame(
+        {
+            "block": block[starts],
+            "unit": _hashes(unit[starts], seen.units),
+            "first_share": share[starts],
+            "first_side": side[starts],
+            "last_share": share[ends],
+            "last_side": side[ends],
+            "requests_1": count(side == 1),
+            "requests_0": count(side == 0),
+            "errors_1": count(failed & (side == 1)),
+            "errors_0": count(failed & (side == 0)),
+            "labels_1": count(labelled & (side == 1)),
+            "labels_0": count(labelled & (side == 0)),
+            "error_share": pl.Series(error_share).fill_nan(None),
+            "error_side": error_side,
+            "pairs": count(pair),
+            "switches": count(switch),
+            "expected": sums.added(code, np.where(pair, 2 * share * (1 - share), 0.0), groups),
+        }
+    )
+
+
+def _one_split(one: Floats, other: Floats) -> Flags:
+    """Two requests of a unit whose version could have differed: equal shares in (0, 1)."""
+    return (one == other) & (other > 0) & (other < 1)
+
+
+def _measured(seen: _Seen) -> tuple[Ints, Floats]:
+    """The answered rows with a latency, and it."""
+    ms = cells.numbers(cells.column(seen.data.frame, "latency_ms"))
+    chosen = np.flatnonzero(seen.data.answered & ~np.isnan(ms))
+    return chosen, ms[chosen]
+
+
+def _times(seen: _Seen) -> pl.DataFrame:
+    chosen, ms = _measured(seen)
+    alone = (seen.unit[chosen] < 0).astype(np.int64)
+    cell = (seen.data.stratum[chosen] * 2 + seen.side[chosen]) * 2 + alone
+    counted = pl.DataFrame({"cell": cell, "ms": ms}).group_by("cell", "ms").len("n")
+    cell, alone = np.divmod(counted["cell"].to_numpy(), 2)
+    stratum, side = np.divmod(cell, 2)
+    return pl.DataFrame(
+        {
+            **seen.where(stratum, side),
+            "alone": alone == 1,
+            "ms": counted["ms"],
+            "n": counted["n"].cast(pl.Int64),
+        }
+    )
+
+
+def _slowest(seen: _Seen, policy: policies.Policy) -> pl.DataFrame:
+    """Whatever the limit of slowness turns out to be, a unit's first slow answer is among these."""
+    chosen, ms = _measured(seen)
+    known = seen.unit[chosen] >= 0
+    chosen, ms = chosen[known], ms[known]
+    parts = [_records(seen, chosen, ms, margin) for margin in sorted(_margins(policy)) or [0.0]]
+    return pl.concat(parts)
+
+
+def _margins(policy: policies.Policy) -> set[float]:
+    shown = (*policy.guardrails, *policy.information)
+    return {metric.margin for metric in shown if metric.kind == "latency"}
+
+
+def _records(seen: _Seen, chosen: Ints, ms: Floats, margin: float) -> pl.DataFrame:
+    x = sums.allowed(ms, seen.side[chosen], margin)
+    order = np.lexsort((seen.unit[chosen], seen.block[chosen]))  # stable: time stays
+    chosen, x = chosen[order], x[order]
+    block, unit = seen.block[chosen], seen.unit[chosen]
+    starts = _starts(block * max(1, len(seen.units)) + unit)
+    group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(chosen))))
+    distinct, rank = arms.codes(x)
+    height = np.maximum.accumulate(group * (len(distinct) + 1) + rank)
+    record = np.r_[True, height[1:] > height[:-1]][: len(chosen)]
+    at = chosen[record]
+    return pl.DataFrame(
+        {
+            "block": block[record],
+            "margin": pl.repeat(margin, len(at), eager=True, dtype=pl.Float64),
+            "unit": _hashes(unit[record], seen.units),
+            "turn": np.arange(len(at)),
+            "x": x[record],
+            "share": seen.data.share[at],
+            "side": seen.side[at],
+        }
+    )
+
+
+def _delays(seen: _Seen) -> pl.DataFrame:
+    """Labelled rows with their delays, of each stratum and version at most those with the smallest
+    id hash: a sample that does not depend on the order of anything."""
+    data = seen.data
+    labelled = np.flatnonzero(data.labelled)
+    cell = data.stratum[labelled] * 2 + seen.side[labelled]
+    rank = _rank_in(cell, data.lot[labelled])
+    chosen = labelled[rank < sums.MOST_DELAYS]
+    label = cells.numbers(data.column("label", chosen))
+    return pl.DataFrame(
+        {
+            **seen.where(data.stratum[chosen], seen.side[chosen]),
+            "label": label,
+            "right": _right(data, chosen),
+            "hours": data.delay_hours[chosen],
+        }
+    )
+
+
+def _rank_in(cell: Ints, lot: Hashes) -> Ints:
+    """The place of each row among those of its cell, by lot."""
+    if np.bincount(cell).max(initial=0) <= sums.MOST_DELAYS:
+        return np.zeros(len(cell), dtype=np.int64)
+    order = np.lexsort((lot, cell))
+    starts = _starts(cell[order])
+    rank = np.empty(len(cell), dtype=np.int64)
+    sizes = np.diff(np.append(starts, len(cell)))
+    rank[order] = np.arange(len(cell)) - np.repeat(starts, sizes)
+    return rank
+
+
+def _right(data: arms.Arms, chosen: Ints) -> Floats:
+    prediction, label = (data.column(name, chosen) for name in ("prediction", "label"))
+    return cells.equal(prediction, label).astype(float)
+
+
+def _labels(seen: _Seen, sampled: pl.DataFrame) -> pl.DataFrame:
+    """Per block: what all labels sum to, and how the delay goes with them in the sample."""
+    data = seen.data
+    labelled = np.flatnonzero(data.labelled)
+    column = data.column("label", labelled)
+    label, right = cells.numbers(column), _right(data, labelled)
+    no_number = np.isnan(label) | (not cells.numeric(column.dtype))
+    block = seen.block[labelled]
+    starts = _starts(block)
+    code = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(block))))
+
+    def total(values: Any) -> Floats:
+        return sums.added(code, values, len(starts))
+
+    found = pl.DataFrame(
+        {
+            "block": block[starts],
+            "n": total(np.ones(len(labelled))).astype(np.int64),
+            "texts": total(no_number).astype(np.int64),
+            "label": total(np.where(no_number, 0.0, label)),
+            "right": total(right),
+        }
+    )
+    return found.join(_rank_products(sampled), on="block", how="left")
+
+
+def _rank_products(sampled: pl.DataFrame) -> pl.DataFrame:
+    block = sampled["block"].to_numpy()
+    share, side = arms.codes(sampled["share"].to_numpy())[1], sampled["side"].to_numpy()
+    blocks, code = arms.codes(block)
+    cell = arms.codes((code * (share.max(initial=0) + 1) + share) * 2 + side)[1]
+    n = np.bincount(cell).astype(float)
+    delay = _centred(auc.average_ranks(sampled["hours"].to_numpy(), cell), cell, n)
+    found: dict[str, Any] = {"block": pl.Series(blocks, dtype=pl.Int64)}
+    for name in ("label", "right"):
+        values = np.nan_to_num(sampled[name].to_numpy())
+        other = _centred(_label_ranks(values, cell, n), cell, n)
+        squares = np.bincount(cell, delay * delay) * np.bincount(cell, other * other)
+        variance = squares / np.maximum(n - 1, 1)
+        block_of = np.zeros(len(n), dtype=np.int64)
+        block_of[cell] = code
+        found[f"{name}_with_delay"] = sums.added(code, delay * other, len(blocks))
+        found[f"{name}_variance"] = sums.added(block_of, variance, len(blocks))
+    return pl.DataFrame(found)
+
+
+def _label_ranks(label: Floats, cell: Ints, n: Floats) -> Floats:
+    """Average ranks inside cells, up to a constant per cell."""
+    if len(label) == 0:
+        return label
+    low = label.min()
+    if np.isin(label, (low, label.max())).all():
+        # With two values the average ranks lie half the cell's size apart: no sorting needed.
+        return (label > low) * n[cell] / 2
+    return auc.average_ranks(label, cell)
+
+
+def _centred(ranks: Floats, cell: Ints, n: Floats) -> Floats:
+    return ranks - (np.bincount(cell, ranks, minlength=len(n)) / np.maximum(n, 1))[cell]
+
+
+def _scores(
+    seen: _Seen,
+    samples: Mapping[str, measures.Sample],
+    primary: measures.Sample,
+    policy: policies.Policy,
+) -> pl.DataFrame:
+    """A row per score of an AUC: ranks of continuous scores have no sums."""
+    nothing = np.empty(0, dtype=np.int64)
+    none = measures.Sample(nothing, np.empty(0), np.empty(0, dtype=bool))
+    parts = [_score_rows(seen, "", none, policy.slices)]
+    for measure, sample in samples.items():
+        if sample.positive is not None:
+            sliced = policy.slices if sample is primary else ()
+            parts.append(_score_rows(seen, measure, sample, sliced))
+    return pl.concat(parts, how="diagonal")
+
+
+def _score_rows(
+    seen: _Seen, measure: str, sample: measures.Sample, slices: Iterable[str]
+) -> pl.DataFrame:
+    rows, data = sample.rows, seen.data
+    return pl.DataFrame(
+        {
+            "measure": pl.repeat(measure, len(rows), eager=True),
+            **seen.where(data.stratum[rows], seen.side[rows]),
+            "unit": seen.cluster_column(seen.cluster[rows]),
+            "score": sample.values,
+            "positive": sample.positive,
+            **{f"{i}": cells.texts(data.column(name, rows)) for i, name in enumerate(slices)},
+        }
+    )

@@ -1,5 +1,6 @@
 """Fixtures that start the real thing in a temporary folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,12 @@ hypothesis.settings.register_profile("inferlake", deadline=None)
 hypothesis.settings.load_profile("inferlake")
 
 
-@pytest.fixture(autouse=True)
-def _no_registry_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow writes the address that it was given into the environment, for good."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No registry of another test: MLflow writes each address that it is given into the
+    environment, for good. A hook, because it must come before fixtures of a whole module."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import polars as pl
 
 from capture import (
     catalog,
+    contents,
+    delta,
     errors,
     exports,
     names,
@@ -102,10 +104,11 @@ def _pairs(found: Any) -> dict[str, str] | None:
 
 def capture_status(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """How far the record is: {"table", "committed_rows", "committed_labels", "lag_seconds",
-    "wal_bytes", "last_commit_time", "commit_version"}.
+    "wal_bytes", "last_commit_time", "commit_version", "location", "failing"}.
 
     arguments: `table`, and `now_ms` (Unix milliseconds) that the lag is measured at. The lag is 0
-    while nothing waits in the log, else the time since the table's last commit.
+    while nothing waits in the log, else the time since the table's last commit. `location`: the
+    table's folder; `failing`: why its commits fail, or null.
     """
     full_name = recorded.sibling(str(arguments["table"]), "payload")
     known = _committed(settings)
@@ -125,6 +128,8 @@ def capture_status(settings: Settings, arguments: Mapping[str, Any]) -> dict[str
         "wal_bytes": backlog,
         "last_commit_time": None if last_ms is None else datetime.fromtimestamp(last_ms / 1e3, UTC),
         "commit_version": told.get("commit_version"),
+        "location": str(delta.path_of(settings, full_name)),
+        "failing": known.get("failing", {}).get(full_name),
     }
 
 
@@ -181,6 +186,7 @@ OPERATIONS: dict[str, reading.Operation] = {
     "unmatched": unmatched,
     "timeseries": series.timeseries,
     "usage": series.usage,
+    "table_contents": contents.table_contents,
 }
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ def header() -> None:
     with middle:
         _range(chosen)
     versions = _versions(known.get(chosen.endpoint or "", {}), chosen.version)
-    _pick(right, "Version", "version", ALL_VERSIONS, versions, chosen.version)
+    # A version that is served no more has its rows all the same: its name can be typed.
+    typed = {"accept_new_options": True, "help": "Type the name of one that is served no more."}
+    _pick(right, "Version", "version", ALL_VERSIONS, versions, chosen.version, **typed)
     with age:
         _age(chosen.endpoint)
     if chosen.range == "own":
@@ -131,11 +133,19 @@ def header() -> None:
 
 
 def _pick(
-    place: Any, title: str, field: str, nothing: str, options: list[str], value: str | None
+    place: Any,
+    title: str,
+    field: str,
+    nothing: str,
+    options: list[str],
+    value: str | None,
+    **style: Any,
 ) -> None:
     key = f"header_{field}"
     st.session_state[key] = value or nothing
-    place.selectbox(title, [nothing, *options], key=key, on_change=_picked, args=(field, nothing))
+    place.selectbox(
+        title, [nothing, *options], key=key, on_change=_picked, args=(field, nothing), **style
+    )
 
 
 def _picked(field: str, nothing: str) -> None:
@@ -226,7 +236,7 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
         if endpoint is None:
             seconds = words.figure(recent_overview(client()).get("data_age_seconds"))
             return _age_words(seconds, None)
-        reply = api.capture(client(), endpoint)
+        reply = recent_capture(client(), endpoint)
     except api.NotFound:
         return "not recorded", "gray", "This endpoint has no inference table."
     except api.Denied:
@@ -243,10 +253,19 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
 def recent_overview(given: api.Client) -> api.Json:
     """The overview, asked for once per beat by the dot and the page together: it costs the server
     a read per endpoint."""
-    at, reply = st.session_state.get("recent_overview", (0.0, None))
-    if reply is None or time.monotonic() - at > LIVE_SECONDS / 2:
-        reply = api.overview(given)
-        st.session_state["recent_overview"] = (time.monotonic(), reply)
+    return _recent("overview", lambda: api.overview(given))
+
+
+def recent_capture(given: api.Client, endpoint: str) -> api.Json:
+    """How the record of an endpoint stands, asked for once per beat by the dot and the page."""
+    return _recent(f"capture {endpoint}", lambda: api.capture(given, endpoint))
+
+
+def _recent(what: str, ask: Callable[[], api.Json]) -> api.Json:
+    kept, at, reply = st.session_state.get("recent", (None, 0.0, {}))
+    if kept != what or time.monotonic() - at > LIVE_SECONDS / 2:
+        reply = ask()
+        st.session_state["recent"] = (what, time.monotonic(), reply)
     return reply
 
 
@@ -266,11 +285,13 @@ def _age_words(seconds: float | None, lag: float | None) -> tuple[str, Tint, str
 # choices that live in the URL
 
 
-def choice(title: str, param: str, options: Sequence[str], default: str, **style: Any) -> str:
+def choice(
+    title: str, param: str, options: Sequence[str], default: str, place: Any = st, **style: Any
+) -> str:
     """A segmented control whose value is the query parameter `param`; the default is left out."""
     asked = st.query_params.get(param, default)
     st.session_state[f"url_{param}"] = asked if asked in options else default
-    st.segmented_control(
+    place.segmented_control(
         title, options, key=f"url_{param}", on_change=_chose, args=(param, default), **style
     )
     return st.session_state[f"url_{param}"] or default
@@ -282,6 +303,13 @@ def _chose(param: str, default: str) -> None:
         st.query_params[param] = value
     elif param in st.query_params:
         del st.query_params[param]
+
+
+def entry(place: Any, title: str, param: str, **style: Any) -> str:
+    """A text field whose value is the query parameter `param`."""
+    st.session_state[f"url_{param}"] = st.query_params.get(param, "")
+    place.text_input(title, key=f"url_{param}", on_change=_chose, args=(param, ""), **style)
+    return str(st.session_state[f"url_{param}"]).strip()
 
 
 # page and states

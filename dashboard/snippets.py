@@ -34,10 +34,7 @@ def query(url: str, name: str, body: dict[str, Any], task: str | None) -> dict[s
     """Title -> code that sends `body` to the endpoint; the token is read from the environment."""
     text = json.dumps(body, indent=2)
     found = {
-        "curl": f"curl {url}/serving-endpoints/{name}/invocations \\\n"
-        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" \\\n'
-        '  -H "Content-Type: application/json" \\\n'
-        f"  -d '{_shell(text)}'",
+        "curl": again(url, name, text),
         "Databricks SDK": "import os\nfrom databricks.sdk import WorkspaceClient\n"
         f"{_sdk_import(body)}\n"
         f'client = WorkspaceClient(host="{url}", token=os.environ["INFERLAKE_TOKEN"], '
@@ -107,28 +104,14 @@ def monitor(url: str, table: str) -> str:
     )
 
 
-def rows(table: str, filters: dict[str, str]) -> str:
-    """The requests that the page shows, read from the Delta table with polars."""
-    lines = [
-        "import polars as pl",
-        "",
-        f'rows = pl.scan_delta("inferlake-data/tables/{table.replace(".", "/")}")',
-    ]
-    if filters.get("served_entity"):
-        lines.append(
-            f"rows = rows.filter(pl.col('served_entity_name') == {filters['served_entity']!r})"
-        )
-    if filters.get("client_request_id"):
-        lines.append(
-            f"rows = rows.filter(pl.col('client_request_id') == {filters['client_request_id']!r})"
-        )
-    if filters.get("from"):
-        lines.append(
-            f"rows = rows.filter(pl.col('request_time') >= pl.lit({filters['from']!r})"
-            ".str.to_datetime(time_zone='UTC'))"
-        )
-    lines.append("print(rows.sort('request_time', descending=True).head(100).collect())")
-    return "\n".join(lines)
+def again(url: str, name: str, body: str, content_type: str = "application/json") -> str:
+    """A request for a shell; body: its text, as it is to arrive."""
+    return (
+        f"curl {url}/serving-endpoints/{name}/invocations \\\n"
+        '  -H "Authorization: Bearer $INFERLAKE_TOKEN" \\\n'
+        f"  -H 'Content-Type: {_shell(content_type)}' \\\n"
+        f"  --data-binary '{_shell(body)}'"
+    )
 
 
 def _sdk_import(body: dict[str, Any]) -> str:

@@ -1,14 +1,16 @@
 """What happened to this request?"""
 
+import functools
 import json
+import time
 from typing import Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
-from dashboard import actions, address, api, charts, frame, snippets, words
+from dashboard import actions, address, api, charts, frame, selecting, snippets, words
 
 PAGE_SIZE = 100
-STATUSES = {"all": None, "answered": "2xx", "refused": "4xx", "failed": "5xx"}
 FIRST = (
     "request_time",
     "served_entity_name",
@@ -43,6 +45,9 @@ HIDDEN = {
     "endpoint",
 }
 PARTS = ("gateway", "queue", "features", "predict", "log")
+SOURCES = {"request": "the request", "model": "the model", "server": "the server"}
+MOST_ROWS_SHOWN = 5  # of one request, as columns of its features
+MOST_SENT_AGAIN = 20_000  # characters of a body in a command
 
 
 def main() -> None:
@@ -57,23 +62,34 @@ def main() -> None:
     if st.session_state.get("requests_filters") != filters:
         tokens.clear()
         st.session_state["requests_filters"] = filters
-    page = {"page_size": PAGE_SIZE, "page_token": tokens[-1] if tokens else None}
-    reply = frame.load("the requests", api.requests, filters | page)
+    reply = read_page(filters, tokens)
     if reply is None:
         return
     rows = rows_of(reply)
     asked = st.query_params.get("request")
     if not rows and not tokens and not asked:
         nothing(name, filters)
+        take_away(filters, name, rows)
         return
-    selected = listing(rows, reply.get("next_page_token"))
+    listing(rows, reply.get("next_page_token"))
     if not tokens:
-        newer(filters, rows[0] if rows else None)
-    take_away(filters, name)
-    if selected is not None:
-        asked = str(selected.get("databricks_request_id"))
+        newer(filters, rows[0] if rows else None, time.monotonic())
+    take_away(filters, name, rows)
     if asked:
-        detail(asked)
+        detail(name, asked)
+
+
+def read_page(filters: dict[str, Any], tokens: list[str]) -> api.Json | None:
+    """The page that is asked for. A row that was just selected leaves the table as it is: under a
+    reader's hand it must not move."""
+    if st.session_state.pop("requests_selected", False) and "requests_page" in st.session_state:
+        kept: api.Json = st.session_state["requests_page"]
+        return kept
+    page = {"page_size": PAGE_SIZE, "page_token": tokens[-1] if tokens else None}
+    reply = frame.load("the requests", api.requests, filters | page)
+    if reply is not None:
+        st.session_state["requests_page"] = reply
+    return reply
 
 
 def rows_of(reply: api.Json) -> list[api.Json]:
@@ -82,31 +98,28 @@ def rows_of(reply: api.Json) -> list[api.Json]:
 
 
 def choose_filters(name: str) -> dict[str, Any] | None:
-    """The filters as the API takes them; None while one of them is no range."""
+    """The filters as the API takes them, kept in the URL; None while one of them is unreadable."""
     chosen = frame.here()
     start, end = address.bounds(chosen, frame.now())
     filters: dict[str, Any] = {"endpoint": name, "served_entity": chosen.version}
     filters |= {"from": minute(start), "to": minute(end)}
     with st.container(border=True):
-        one, two, three, four = st.columns([3, 1.8, 1.8, 1.8], vertical_alignment="bottom")
-        status = one.segmented_control(
-            "Status", list(STATUSES), default="all", key="requests_status"
+        one, two, three, four = st.columns([3, 1.8, 1.8, 2.2], vertical_alignment="bottom")
+        options = list(selecting.STATUSES)
+        status = frame.choice(
+            "Status", "status", options, options[0], one, help=selecting.STATUS_HELP
         )
-        filters["status"] = STATUSES[status or "all"]
-        filters["client_request_id"] = two.text_input("Client request id", key="requests_client")
-        filters["text"] = three.text_input("Text in request or answer", key="requests_text")
-        condition = four.text_input(
-            "Feature range",
-            placeholder="distance=100..500",
-            help="column=low..high; either end may be left out",
-            key="requests_feature",
+        filters["status"] = selecting.STATUSES[status]
+        filters["client_request_id"] = frame.entry(two, "Client request id", "client")
+        filters["text"] = frame.entry(three, "Text in request or answer", "text")
+        typed = frame.entry(
+            four, "Features", "where", placeholder="amount > 100", help=selecting.HOW
         )
-        if condition:
-            column, _, limits = condition.partition("=")
-            if ".." not in limits:
-                st.caption("A feature range reads column=low..high, for example distance=100..500.")
-                return None
-            filters[f"feature.{column.strip()}"] = limits.strip()
+        try:
+            filters |= selecting.conditions(typed)
+        except selecting.Unreadable as error:
+            st.warning(words.plain(str(error)), icon=":material/edit:")
+            return None
     return {key: value for key, value in filters.items() if value}
 
 
@@ -128,17 +141,23 @@ def nothing(name: str, filters: dict[str, Any]) -> None:
     )
 
 
-def listing(rows: list[api.Json], following: str | None) -> api.Json | None:
-    """The table, newest first, and the way to the pages before and after; the selected row."""
+def listing(rows: list[api.Json], following: str | None) -> None:
+    """The table, newest first, and the way to the pages before and after."""
     tokens = st.session_state["requests_tokens"]
     shown = [table_row(row) for row in rows]
-    st.caption(f"{len(rows)} rows, newest first, page {len(tokens) + 1}. Select a row to open it.")
-    picked = st.dataframe(
+    noun = "row" if len(rows) == 1 else "rows"
+    more = "" if following or tokens else " in all"
+    st.caption(
+        f"{len(rows)} {noun}{more}, newest first, page {len(tokens) + 1}. Select a row to open it."
+    )
+    key = f"requests_table_{len(tokens)}"
+    ids = [str(row.get("databricks_request_id")) for row in rows]
+    st.dataframe(
         shown,
         hide_index=True,
-        on_select="rerun",
+        on_select=functools.partial(_select, key, ids),
         selection_mode="single-row",
-        key=f"requests_table_{len(tokens)}",
+        key=key,
         placeholder=words.NOTHING,
         height=min(420, 38 + 35 * max(len(shown), 1)),
     )
@@ -151,8 +170,16 @@ def listing(rows: list[api.Json], following: str | None) -> api.Json | None:
             args=(following,),
             icon=":material/chevron_right:",
         )
-    selected = picked["selection"]["rows"]
-    return rows[selected[0]] if selected and selected[0] < len(rows) else None
+
+
+def _select(key: str, ids: list[str]) -> None:
+    """The selected request goes into the URL; ids: of the table that was under the hand."""
+    st.session_state["requests_selected"] = True
+    places = st.session_state[key]["selection"]["rows"]
+    if places and places[0] < len(ids):
+        st.query_params["request"] = ids[places[0]]
+    else:
+        st.query_params.pop("request", None)
 
 
 def _forward(token: str) -> None:
@@ -165,9 +192,16 @@ def _back() -> None:
 
 def table_row(row: api.Json) -> dict[str, Any]:
     """Known columns under their titles, then the features; values as text where they are nested."""
-    features = [key for key in row if key not in (*FIRST, *LAST) and key not in HIDDEN]
-    order = [*[key for key in FIRST if key in row], *features, *[k for k in LAST if k in row]]
+    order = [
+        *[key for key in FIRST if key in row],
+        *features_of(row),
+        *[key for key in LAST if key in row],
+    ]
     return {TITLES.get(key, key): shown_value(key, row[key]) for key in order}
+
+
+def features_of(row: api.Json) -> list[str]:
+    return [key for key in row if key not in (*FIRST, *LAST) and key not in HIDDEN]
 
 
 def shown_value(key: str, value: Any) -> Any:
@@ -182,12 +216,15 @@ def shown_value(key: str, value: Any) -> Any:
 
 
 @st.fragment(run_every=frame.LIVE_SECONDS)
-def newer(filters: dict[str, Any], first: api.Json | None) -> None:
-    """Says that rows have arrived without moving the table under the reader."""
-    if first is None or "to" in filters:
+def newer(filters: dict[str, Any], first: api.Json | None, drawn: float) -> None:
+    """Says that rows have arrived without moving the table under the reader.
+
+    drawn: when the table was read, on the monotonic clock: at once nothing can be new."""
+    if first is None or "to" in filters or time.monotonic() - drawn < frame.LIVE_SECONDS / 2:
         return
+    since = {"from": first.get("request_time"), "page_size": PAGE_SIZE}
     try:
-        reply = api.requests(frame.client(), filters | {"page_size": PAGE_SIZE})
+        reply = api.requests(frame.client(), filters | since)
     except api.ApiError:
         return  # the dot above says that the server does not answer
     ids = [row.get("databricks_request_id") for row in rows_of(reply)]
@@ -199,23 +236,25 @@ def newer(filters: dict[str, Any], first: api.Json | None) -> None:
             st.rerun()
 
 
-def take_away(filters: dict[str, Any], name: str) -> None:
+def take_away(filters: dict[str, Any], name: str, rows: list[api.Json]) -> None:
     """The same rows as a file or as code."""
     with st.expander("Take these rows elsewhere", icon=":material/download:"):
         form = st.segmented_control("File", ["csv", "parquet"], default="csv", key="export_form")
-        if st.button("Prepare the file"):
+        if st.button("Prepare the file", help="All rows that match, up to a million."):
             data = frame.load("the export", api.export, form or "csv", filters)
             if data is not None:
                 st.download_button("Download", data, f"{name}-requests.{form}")
-        capture = frame.load("the record of this endpoint", api.capture, name, absent={}) or {}
-        table = str(capture.get("table") or "").removesuffix("_payload")
-        if table:
-            st.code(snippets.rows(f"{table}_unpacked", filters), language="python")
-        query = "&".join(f"{key}={value}" for key, value in filters.items())
-        st.code(actions.curl("GET", f"{frame.server_url()}/api/1.0/requests?{query}"))
+        record = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
+        folder = str((record or {}).get("location") or "").removesuffix("_payload")
+        if folder:
+            st.caption("All rows that match, from the Delta table:")
+            st.code(selecting.polars(f"{folder}_unpacked", filters, rows), language="python")
+        st.caption("This page, from the API:")
+        url = f"{frame.server_url()}/api/1.0/requests?{urlencode(filters)}"
+        st.code(actions.curl("GET", url))
 
 
-def detail(request_id: str) -> None:
+def detail(name: str, request_id: str) -> None:
     """One request: as received, as looked up, where the time went, and its truth."""
     st.divider()
     st.markdown("#### Request")
@@ -226,7 +265,7 @@ def detail(request_id: str) -> None:
     facts = [
         ("received", words.clock(reply.get("request_time"))),
         ("version", str(reply.get("served_entity_name") or words.NOTHING)),
-        ("status", str(reply.get("status_code") or words.NOTHING)),
+        ("status", status_words(reply)),
         ("label", label_words(reply)),
     ]
     for column, (caption, value) in zip(st.columns(4), facts, strict=True):
@@ -244,17 +283,58 @@ def detail(request_id: str) -> None:
     with right:
         st.markdown("**Answer as sent**")
         payload(reply.get("response"))
-    looked_up = reply.get("looked_up")
-    if looked_up:
-        st.markdown("**Features as looked up**")
-        rows = [{"feature": name, "value": per_row(v)} for name, v in looked_up.items()]
-        st.dataframe(rows, hide_index=True, key="request_looked_up", width="content")
+    features(reply)
+    copies(name, request_id, reply)
 
 
-def per_row(values: Any) -> str:
-    """A looked-up feature: its value, or one value per row of the request."""
-    alone = values[0] if isinstance(values, list) and len(values) == 1 else values
-    return words.NOTHING if alone is None else json.dumps(alone)
+def status_words(reply: api.Json) -> str:
+    """`400, by the model`: a model that raises answers 400, too."""
+    source = SOURCES.get(str(reply.get("error_source")))
+    status = str(reply.get("status_code") or words.NOTHING)
+    return f"{status}, by {source}" if source else status
+
+
+def features(reply: api.Json) -> None:
+    """What the model was given, value by value, and what was looked up for it."""
+    rows = [row for row in reply.get("rows") or [] if isinstance(row, dict)]
+    looked_up = reply.get("looked_up") or {}
+    names = [key for row in rows[:1] for key in features_of(row)]
+    names += [key for key in looked_up if key not in names]
+    if not names:
+        return
+    st.markdown("**Features**")
+    table = []
+    for key in names:
+        found = [row.get(key) for row in rows[:MOST_ROWS_SHOWN]] or looked_up.get(key)
+        values = found if isinstance(found, list) else [found]
+        origin = "looked up" if key in looked_up else "request"
+        shown = {f"row {place + 1}": one_value(value) for place, value in enumerate(values)}
+        table.append({"feature": key, "from": origin, **shown})
+    st.dataframe(table, hide_index=True, key="request_features", width="content")
+    if len(rows) > MOST_ROWS_SHOWN:
+        st.caption(f"The first {MOST_ROWS_SHOWN} of {len(rows)} rows.")
+    unread = rows[0].get("unpack_errors") if rows else None
+    if unread:
+        st.caption(words.plain(f"Not readable in it: {'; '.join(map(str, unread))}"))
+
+
+def one_value(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or words.NOTHING
+    return json.dumps(value)
+
+
+def copies(name: str, request_id: str, reply: api.Json) -> None:
+    """The same as commands: send it again, read it."""
+    with st.expander("Copy as curl", icon=":material/terminal:"):
+        body = reply.get("request")
+        is_text = reply.get("request_encoding", "utf-8") == "utf-8"
+        if isinstance(body, str) and is_text and len(body) <= MOST_SENT_AGAIN:
+            kind = str(reply.get("content_type") or "application/json")
+            st.caption("Send it again:")
+            st.code(snippets.again(frame.server_url(), name, body, kind))
+        st.caption("Read what is recorded of it:")
+        st.code(actions.curl("GET", f"{frame.server_url()}/api/1.0/requests/{request_id}"))
 
 
 def label_words(reply: api.Json) -> str:

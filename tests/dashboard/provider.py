@@ -485,6 +485,7 @@ MONITOR_CONFIG = {
 
 CAPTURE = {
     "table": "main.flights.flight_delay_payload",
+    "location": "/data/tables/main/flights/flight_delay_payload",
     "committed_rows": 25_027,
     "lag_seconds": 0.4,
     "wal_bytes": 18_211,

@@ -112,17 +112,54 @@ def test_an_action_without_the_right_is_disabled_with_the_reason(
 
 def test_filters_of_requests_are_sent_as_the_api_takes_them(opened: Any, provider: Any) -> None:
     app = opened("requests", version="v2")
-    app.text_input(key="requests_client").set_value("flight-7")
-    app.text_input(key="requests_feature").set_value("distance=100..500").run()
+    app.text_input(key="url_client").set_value("flight-7")
+    app.text_input(key="url_where").set_value("distance=100..500").run()
     assert provider.asked("/requests")["served_entity"] == "v2"
     assert provider.asked("/requests")["client_request_id"] == "flight-7"
     assert provider.asked("/requests")["feature.distance"] == "100..500"
+    assert app.query_params["client"] == "flight-7"
+    assert app.query_params["where"] == "distance=100..500"
 
 
-def test_a_feature_range_that_is_none_is_explained(opened: Any) -> None:
+def test_a_link_shows_the_same_requests_to_everybody(opened: Any, provider: Any) -> None:
+    filters = {"status": "failed", "text": "grün", "where": "amount > 100; city = a b"}
+    app = opened("requests", version="v3", **filters)
+    asked = provider.asked("/requests")
+    assert (asked["status"], asked["served_entity"], asked["text"]) == ("failed", "v3", "grün")
+    assert (asked["feature.amount"], asked["feature.city"]) == (">100", "a b")
+    code = next(str(code.value) for code in app.code if "scan_delta" in str(code.value))
+    assert "pl.col('amount') > 100" in code
+    assert "/data/tables/main/flights/flight_delay_unpacked" in code
+
+
+def test_a_condition_that_is_none_is_explained(opened: Any) -> None:
     app = opened("requests")
-    app.text_input(key="requests_feature").set_value("distance 100").run()
-    assert "column=low..high" in said(app)
+    app.text_input(key="url_where").set_value("distance 100").run()
+    assert "column > 100" in said(app)
+
+
+def test_the_requests_page_makes_only_the_calls_that_it_needs(opened: Any, provider: Any) -> None:
+    app = opened("requests", request=f"{4:032x}")
+    provider.queries.clear()
+    app.run()
+    paths = sorted(path.rpartition("1.0/")[2] or path for path, _ in provider.queries)
+    detail = f"requests/{4:032x}"
+    needed = ["/api/2.0/serving-endpoints", "requests", detail]
+    assert [path for path in paths if not path.endswith("/capture")] == sorted(needed)
+    assert len(paths) <= len(needed) + 1
+
+
+def test_features_are_shown_with_where_they_come_from(opened: Any, provider: Any) -> None:
+    rows = [{"carrier": "UA", "seats": 149.0, "row_index": 0, "unpack_errors": None}]
+    whole = standin.request_detail(f"{4:032x}") | {"rows": rows, "error_source": "model"}
+    provider.overrides[f"/requests/{4:032x}"] = whole
+    app = opened("requests", request=f"{4:032x}")
+    table = next(t.value for t in app.dataframe if "feature" in t.value.columns)
+    shown = {row.feature: (row["from"], row["row 1"]) for _, row in table.iterrows()}
+    assert shown["carrier"] == ("request", "UA")
+    assert shown["seats"] == ("looked up", "149.0")
+    assert "200, by the model" in said(app)
+    assert "curl http" in said(app)
 
 
 def test_older_requests_are_a_page_away_and_back(opened: Any) -> None:

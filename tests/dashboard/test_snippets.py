@@ -47,12 +47,10 @@ def test_an_example_has_the_columns_of_the_endpoint() -> None:
     assert snippets.example_body({}, None) == snippets.EXAMPLE
 
 
-def test_rows_can_be_read_elsewhere_with_the_same_filters() -> None:
-    filters = {"served_entity": "v2", "client_request_id": "a'b", "from": "2026-01-01T00:00:00Z"}
-    code = snippets.rows("main.flights.flight_delay_unpacked", filters)
-    ast.parse(code)
-    assert "tables/main/flights/flight_delay_unpacked" in code
-    assert "== 'v2'" in code
+def test_a_request_is_sent_again_as_it_was_received() -> None:
+    body = '{"inputs": ["it\'s $HOME", "\\u00fc"]}'
+    words = shlex.split(snippets.again(URL, "x", body))
+    assert words[words.index("--data-binary") + 1] == body
 
 
 def test_requests_that_begin_things_are_shell_commands() -> None:

@@ -28,6 +28,7 @@ from serving.api import (
     record,
     requests,
     secrets,
+    tables,
 )
 from serving.api import context as api_context
 
@@ -76,6 +77,7 @@ def build(
         labels.Labels(context),
         requests.Requests(context),
         record.Record(context),
+        tables.Tables(context),
         access.Access(context),
         secrets.Secrets(context),
         administration.Administration(context),

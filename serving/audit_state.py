@@ -1,4 +1,4 @@
-"""SQL of the audit: who did what, written in the transaction that does it."""
+"""SQL of the audit: who did what, written in the transaction that does it; also a Delta table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from capture import database
+from serving import ledger
 
 _JSON = sa.JSON(none_as_null=True)
 _COUNTING_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -64,7 +65,9 @@ def write_audit(
     )
     key = done.inserted_primary_key
     assert key is not None  # an INSERT of one row always gives it
-    return int(key[0])
+    audit_id = int(key[0])
+    ledger.audited(connection, audit_id, now_ms, actor, action, endpoint, before, after, reason)
+    return audit_id
 
 
 def read_audit(

@@ -21,6 +21,7 @@ from serving import (
     audit_state,
     configuration,
     contract,
+    ledger,
     recording,
     registry,
     replica_state,
@@ -156,7 +157,8 @@ def _change(
         now_ms=author.now_ms,
     )
     recording.follow(connection, changed, config, [], order.who, author.now_ms)
-    version = changed.pending_version or changed.active_version
+    version = state.newest_version(connection, changed.id)
+    ledger.configured(connection, (changed.id, changed.name), version, config, author.now_ms)
     before = {"config_version": active.config_version, "split": contract.percentages(active.config)}
     after = {"config_version": version, "split": contract.percentages(config)}
     audit_id = audit_state.write_audit(

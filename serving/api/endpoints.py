@@ -18,6 +18,7 @@ from serving import (
     configuration,
     contract,
     fields,
+    ledger,
     logs,
     promotion,
     recording,
@@ -147,10 +148,14 @@ class Endpoints:
             row = state.endpoint(db, name)
             _audit(db, request, "endpoint.delete", name, before=_written(db, row))
             recording.stop(db, row)
+            newest = state.configuration(db, row.id, state.newest_version(db, row.id))
+            if newest is not None:
+                told = (row.id, row.name), newest.config_version, newest.config
+                ledger.configured(db, *told, now_ms(), deleted=True)
             monitors_state.forget_endpoint(db, name, now_ms())
             state.delete_endpoint(db, row)
-            told = {"endpoint": name, "actor": caller(request).user}
-            outbox.emit(db, "endpoint.deleted", told, now_ms())
+            event = {"endpoint": name, "actor": caller(request).user}
+            outbox.emit(db, "endpoint.deleted", event, now_ms())
         return envelope.Json({})
 
     def create_provisioned(self, body: Any = Depends(reading.json)) -> Response:
@@ -312,6 +317,8 @@ class Endpoints:
             now_ms=who.now_ms,
         )
         recording.follow(db, changed, config, asked.used, caller(request), who.now_ms)
+        version = state.newest_version(db, row.id)
+        ledger.configured(db, (row.id, row.name), version, config, who.now_ms)
         if changed.config_update == state.NOT_UPDATING and not changed.stopped:
             told = {"endpoint": row.name, "config_version": changed.active_version}
             outbox.emit(db, "endpoint.ready", told, who.now_ms)

@@ -1,4 +1,4 @@
-"""`/api/1.0`: what the record of requests says: timeseries, capture, usage, tables."""
+"""`/api/1.0`: what the record of requests says: timeseries, capture, usage."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database, errors, names
+from capture import catalog, database, errors
 from monitors import alert_state
 from serving import contract, replies, state
 from serving.api import envelope, reading
@@ -16,7 +16,6 @@ from serving.api.context import Context, caller, now_ms
 OURS = "/api/1.0"
 HOUR_MS = 3_600_000
 MOST_EVENTS = 200
-SIBLINGS = ("payload", "unpacked", "labels", "decisions")
 
 
 class Record:
@@ -31,8 +30,6 @@ class Record:
             ("/endpoints/{name}/timeseries", self.timeseries),
             ("/endpoints/{name}/capture", self.capture),
             ("/usage", self.usage),
-            ("/tables", self.tables),
-            ("/tables/{full_name}", self.table),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -89,46 +86,6 @@ class Record:
         found = await self.context.read("usage", given)
         return envelope.Json({"usage": found})
 
-    # --- tables -----------------------------------------------------------------------------------
-
-    def tables(self, request: Request) -> Response:
-        """The recorded tables of the endpoints that the caller may see, by name."""
-        given = reading.query(request, reading.PAGE)
-        page = reading.page(given)
-        with database.reading(self.context.engine) as db:
-            known = catalog.everything(db)
-        shown = [
-            each
-            for each in known
-            if (page.after is None or each.full_name > page.after) and self._sees(request, each)
-        ]
-        reply: dict[str, Any] = {"tables": [_table(each) for each in shown[: page.size]]}
-        if len(shown) > page.size:
-            reply["next_page_token"] = reading.token(shown[page.size - 1].full_name)
-        return envelope.Json(reply)
-
-    async def table(self, request: Request, full_name: str) -> Response:
-        """Columns and version of a table, and the endpoint that it belongs to."""
-        name = names.table_name(full_name)
-        recorded = await run_in_threadpool(self._table_of, str(name.sibling("payload")))
-        endpoint = recorded.endpoint_name if recorded else None
-        await run_in_threadpool(self.context.require, request, endpoint, "CAN_VIEW")
-        found = await self.context.read("table_info", {"table": str(name)})
-        if not found["exists"] and recorded is None:
-            raise errors.DoesNotExist(f"Table '{name}' does not exist.")
-        return envelope.Json({"full_name": str(name), "endpoint": endpoint, **found})
-
-    def _sees(self, request: Request, table: catalog.RecordedTable) -> bool:
-        try:
-            self.context.require(request, table.endpoint_name, "CAN_VIEW")
-        except errors.InferlakeError:
-            return False
-        return True
-
-    def _table_of(self, payload: str) -> catalog.RecordedTable | None:
-        with database.reading(self.context.engine) as db:
-            return catalog.get(db, payload)
-
     def _recorded(self, name: str) -> catalog.RecordedTable | None:
         with database.reading(self.context.engine) as db:
             return catalog.of_endpoint(db, name)
@@ -158,15 +115,3 @@ def _configured(numbered: state.Configuration) -> str:
     shares = contract.percentages(numbered.config)
     split = ", ".join(f"{name} {share} %" for name, share in shares.items() if share)
     return f"Configuration {numbered.config_version}: {split}"
-
-
-def _table(recorded: catalog.RecordedTable) -> dict[str, Any]:
-    name = names.table_name(recorded.full_name)
-    return {
-        "full_name": recorded.full_name,
-        "table_id": recorded.table_id,
-        "endpoint": recorded.endpoint_name,
-        "enabled": recorded.enabled,
-        "created_time": replies.rfc3339(recorded.created_ms),
-        "siblings": [str(name.sibling(suffix)) for suffix in SIBLINGS],
-    }

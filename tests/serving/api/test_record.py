@@ -139,19 +139,6 @@ def test_usage_is_counted_by_endpoint_and_user(server: Any, recorded: list[str])
     assert only == {"endpoint": "rec", "user": "admin", "requests": len(recorded)}
 
 
-def test_tables_are_listed_and_described(server: Any, recorded: list[str]) -> None:
-    listed = {
-        t["full_name"]: t for t in server.ok("GET", f"{OURS}/tables?page_size=1000")["tables"]
-    }
-    assert listed["main.f.rec_payload"]["endpoint"] == "rec"
-    found = server.ok("GET", f"{OURS}/tables/main.f.rec_unpacked")
-    assert "status_code" in [column["name"] for column in found["columns"]]
-    assert found["endpoint"] == "rec"
-    assert server.refused("GET", f"{OURS}/tables/main.f.nothing_here")[0] == 404
-    assert server.refused("GET", f"{OURS}/tables/..")[0] == 404
-    assert server.refused("GET", f"{OURS}/tables/one")[0] == 400
-
-
 def test_labels_are_taken_matched_and_shown(server: Any, recorded: list[str]) -> None:
     labels = [
         {"client_request_id": "client-0", "label": True, "label_time": "2026-01-01T00:00:00Z"},

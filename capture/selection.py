@@ -77,20 +77,29 @@ class Selection:
 
     def rows(self, within: stretches.Stretch) -> pl.LazyFrame:
         """The passing rows of a stretch, in no order."""
+        if self._wanted.text is None:
+            return self._passing(within)
+        holding = self._holding(within, self._wanted.text)
+        if holding.is_empty():
+            return self.nothing.lazy()
+        time = pl.col("request_time")
+        first, last = holding.select(time.min().alias("first"), time.max().alias("last")).row(0)
+        near = stretches.Stretch(first, last + stretches.INSTANT)
+        ids = holding.lazy().select("databricks_request_id")
+        return self._passing(near).join(ids, on="databricks_request_id", how="semi")
+
+    def _passing(self, within: stretches.Stretch) -> pl.LazyFrame:
+        """What passes all filters but the text's."""
         rows = recorded.unpacked(self._settings, self._full_name, *within)
         # A column that came meanwhile would be in some stretches and not in others.
-        found = rows.filter(*self._conditions).select(self.nothing.columns)
-        if self._wanted.text is None:
-            return found
-        return found.join(self._with_text(within), on="databricks_request_id", how="semi")
+        return rows.filter(*self._conditions).select(self.nothing.columns)
 
-    def _with_text(self, within: stretches.Stretch) -> pl.LazyFrame:
-        """Ids of requests in whose body or answer the text stands, as it stands."""
+    def _holding(self, within: stretches.Stretch, text: str) -> pl.DataFrame:
+        """Ids and times of requests in whose body or answer a text stands, as it stands."""
+        names = ["databricks_request_id", "request_time"]
         payload = recorded.scan(self._settings, self._full_name, *within)
         if payload is None:
-            return pl.LazyFrame(schema={"databricks_request_id": pl.String})
-        text = pl.lit(self._wanted.text)
-        holds = [pl.col(name).str.contains(text, literal=True) for name in ("request", "response")]
-        return payload.filter(*recorded.within(*within), pl.any_horizontal(holds)).select(
-            "databricks_request_id"
-        )
+            return self.nothing.select(names)
+        holds = [pl.col(one).str.contains(text, literal=True) for one in ("request", "response")]
+        found = payload.filter(*recorded.within(*within), pl.any_horizontal(holds))
+        return found.select(names).collect()

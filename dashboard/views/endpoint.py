@@ -56,6 +56,7 @@ def head(endpoint: api.Json) -> None:
         )
     with right:
         menu(endpoint, actions.refused(endpoint))
+    recording(endpoint["name"])
     split = actions.routes(endpoint.get("config"))
     if split:
         st.plotly_chart(charts.traffic([("", split)]), config=charts.CONFIG, key="endpoint_split")
@@ -305,21 +306,45 @@ def events(given: object) -> list[charts.Event]:
     return found
 
 
+def capture_of(name: str) -> api.Json:
+    """How the record stands; empty where nothing is recorded, or it cannot be told (and is said)."""
+    reply = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
+    return reply if reply and reply.get("table") else {}
+
+
+@st.fragment(run_every=frame.LIVE_SECONDS)
+def recording(name: str) -> None:
+    """Where requests are recorded and how far that is, in one line."""
+    reply = capture_of(name)
+    if not reply:
+        st.caption("Requests are not recorded: set auto_capture_config to keep them in a table.")
+        return
+    if reply.get("failing"):
+        st.error(words.plain(f"Requests wait for their table: {reply['failing']}"))
+    lag = words.duration(words.figure(reply.get("lag_seconds")))
+    facts = [
+        f"{'Records' if reply.get('enabled', True) else 'Recorded, until it was switched off,'} "
+        f"to {reply['table']}",
+        f"{words.count(reply.get('committed_rows'))} requests",
+        f"{lag} behind",
+    ]
+    st.caption(words.plain(" · ".join(facts)))
+
+
 def record(name: str) -> None:
     """How the record of this endpoint stands: rows, lag, what was dropped."""
-    reply = frame.load("the record of this endpoint", api.capture, name, absent={})
-    if not reply or not reply.get("table"):
+    reply = capture_of(name)
+    if not reply:
         return
     dropped = sum(v for v in (reply.get("dropped") or {}).values() if isinstance(v, int | float))
     cells = [
-        ("rows recorded", words.count(reply.get("committed_rows"))),
+        ("requests recorded", words.count(reply.get("committed_rows"))),
         ("lag to the table", words.duration(words.figure(reply.get("lag_seconds")))),
         ("waiting in the log", f"{words.count(reply.get('wal_bytes'))} bytes"),
         ("dropped", words.count(dropped)),
     ]
     for column, (caption, value) in zip(st.columns(4), cells, strict=True):
         column.metric(caption, value)
-    st.caption(f"Inference table {words.plain(reply['table'])}")
 
 
 # configuration

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from monitors import cli as monitors_cli
-from serving import console
+from serving import console, tables_cli
 
 app = typer.Typer(
     name="inferlake",
@@ -23,10 +23,9 @@ app = typer.Typer(
 )
 token = typer.Typer(help="Bearer tokens of people and programs.", no_args_is_help=True)
 endpoints = typer.Typer(help="Serving endpoints.", no_args_is_help=True)
-tables = typer.Typer(help="Recorded tables.", no_args_is_help=True)
 app.add_typer(token, name="token")
 app.add_typer(endpoints, name="endpoints")
-app.add_typer(tables, name="tables")
+app.add_typer(tables_cli.app, name="tables")
 app.add_typer(monitors_cli.monitors_app, name="monitors")
 app.add_typer(monitors_cli.alerts_app, name="alerts")
 app.add_typer(monitors_cli.webhooks_app, name="webhooks")
@@ -250,25 +249,6 @@ def rollback(
 
 def _ours(endpoint: str, what: str) -> str:
     return f"{OURS}/endpoints/{console.quoted(endpoint)}/{what}"
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-@tables.command("list")
-def list_tables(data_dir: DataDir = None) -> None:
-    """Tables that inferlake writes."""
-    found = console.pages(f"{OURS}/tables", "tables", data_dir)
-    columns = list(dict.fromkeys(key for each in found for key in each)) or ["full_name"]
-    console.table(found, columns)
-
-
-@tables.command("show")
-def show_table(full_name: str, data_dir: DataDir = None) -> None:
-    """Schema, files, bytes and versions of a table, as JSON."""
-    console.show(
-        console.call("GET", f"{OURS}/tables/{console.quoted(full_name)}", data_dir=data_dir)
-    )
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
 """Tables over HTTP: what they hold, their upkeep, and those of the server itself."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -235,3 +238,49 @@ def test_each_configuration_of_an_entity_is_a_row_and_its_end_another(server: An
     one = found.row(0, named=True)
     assert (one["entity_type"], one["entity_name"]) == ("CUSTOM_MODEL", "main.f.m")
     assert one["custom_model_config"]["compute_type"] == "CPU"
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def inferlake(server: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
+    here = {"INFERLAKE_URL": server.url, "INFERLAKE_TOKEN": "bootstrap-admin-token"}
+    return subprocess.run(
+        [sys.executable, "-m", "serving.cli", "tables", *arguments],
+        env={**clean, **here, "INFERLAKE_DATA_DIR": str(server.settings.data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_commands_show_and_look_after_tables(server: Any, tab: list[str]) -> None:
+    listed = inferlake(server, "list")
+    assert PAYLOAD in listed.stdout and ledger.AUDIT in listed.stdout
+    assert json.loads(inferlake(server, "show", PAYLOAD).stdout)["endpoint"] == "tab"
+    for command in (["maintain", PAYLOAD], ["vacuum", PAYLOAD, "--retention-hours", "1"]):
+        done = inferlake(server, *command)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{PAYLOAD}: 0 files merged, 0 dropped, ")
+    refused = inferlake(server, "vacuum", PAYLOAD, "--retention-hours", "0")
+    assert refused.returncode == 2
+
+
+def test_the_commands_set_how_long_rows_are_kept(server: Any, tab: list[str]) -> None:
+    done = inferlake(server, "set", PAYLOAD, "--retention-days", "400")
+    assert done.stdout == f"{PAYLOAD}: 400 days are kept\n"
+    done = inferlake(server, "set", PAYLOAD, "--keep-forever")
+    assert done.stdout == f"{PAYLOAD}: all days are kept\n"
+    assert inferlake(server, "set", PAYLOAD).returncode == 2
+    unknown = inferlake(server, "set", "main.f.nothing_here", "--retention-days", "1")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "Table 'main.f.nothing_here' does not exist.\n"
+
+
+def test_a_view_under_the_older_names_is_printed(server: Any, tab: list[str]) -> None:
+    done = inferlake(server, "view", PAYLOAD, "--dialect", "duckdb")
+    assert done.stdout.startswith('CREATE OR REPLACE VIEW "tab_payload_legacy" AS')
+    assert f"FROM delta_scan('{delta.path_of(server.settings, PAYLOAD)}')" in done.stdout
+    assert inferlake(server, "view", ledger.AUDIT).returncode == 1

@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 ERRORS, COVERAGE = "errors", "coverage"
 MOST_UNITS = 4096  # of more units, buckets of units are told apart (experiments.md)
-MOST_DELAYS = 1000  # labels per stratum and version that measure the delay
+MOST_DELAYS = 200  # labels per stratum and version that measure the delay
 WHOLE = -1  # in place of a slicing column's number
 
 
@@ -75,10 +75,11 @@ def merge(before: Sums, after: Sums) -> Sums:
             f"{after.challenger}; name champion and challenger in the policy."
         )
     again = after.until["block"].implode()
-    kept = {
-        name: pl.concat([getattr(before, name).filter(~pl.col("block").is_in(again)), table])
-        for name, table in ((name, getattr(after, name)) for name in TABLES)
-    }
+    kept = {}
+    for name in TABLES:
+        rest = getattr(before, name).filter(~pl.col("block").is_in(again))
+        # In one piece: after some hundred merges every look would go through as many chunks.
+        kept[name] = pl.concat([rest, getattr(after, name)], rechunk=True)
     return replace(before, **kept)
 
 

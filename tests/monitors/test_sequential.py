@@ -78,7 +78,7 @@ def test_the_grids_are_equally_spaced_in_the_logarithm() -> None:
     assert sequential.UPWARDS[[0, -1]] == pytest.approx([0.1, 4.0])
     assert sequential.BOTH_WAYS[[0, 19, 20, -1]] == pytest.approx([-1.5, -0.01, 0.01, 1.5])
     assert len(sequential.BOTH_WAYS) == 40
-    assert np.ptp(np.diff(np.log(sequential.UPWARDS))) < 1e-12
+    assert np.ptp(np.diff(np.sqrt(sequential.UPWARDS))) < 1e-12
 
 
 def test_a_fair_split_watched_at_every_request_is_hardly_ever_called_broken() -> None:

@@ -1,6 +1,7 @@
 """Attributes of an endpoint beside its configuration, as requests bring them: inference table,
 tags, limits, AI gateway, notifications, telemetry. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from capture import errors, names
@@ -8,6 +9,8 @@ from serving import fields
 
 TELEMETRY = "TELEMETRY_FEATURE_"
 INFERENCE_TABLE = f"{TELEMETRY}INFERENCE_TABLE"
+SYSTEM = "system"  # the catalog of the server's own tables
+OTHER_CATALOG = f"a catalog other than '{SYSTEM}'"
 MOST_TAGS = 20
 MOST_PREFIX = 100  # so that the suffixes of our tables fit into the 128 characters of a name
 
@@ -25,6 +28,8 @@ def inference_table(found: fields.Field) -> dict[str, Any]:
         if (part := found.get(key)) is not None:
             pattern = "1 to 128 letters, digits, '_' or '-'"
             table[key] = part.matching(names.PART_PATTERN, pattern)
+    if table.get("catalog_name") == SYSTEM:
+        raise found.need("catalog_name").refuse(OTHER_CATALOG)
     prefix = table.get("table_name_prefix", "")
     if len(prefix) > MOST_PREFIX:
         raise errors.InvalidParameter(
@@ -35,6 +40,15 @@ def inference_table(found: fields.Field) -> dict[str, Any]:
     table["enabled"] = enabled.flag() if enabled is not None else True
     _recording(found, table)
     return table
+
+
+def named_as_before(asked: dict[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A gateway's inference table under the names that it has, where none are given: switched on
+    again, it goes on with the table it had."""
+    names_before = (
+        {key: before[key] for key in table_defaults("") if key in before} if before else {}
+    )
+    return {**names_before, **asked}
 
 
 def _recording(found: fields.Field, table: dict[str, Any]) -> None:
@@ -192,4 +206,6 @@ def _telemetry_table(found: fields.Field) -> str:
     fits = len(parts) <= 3 and all(names.PART_PATTERN.fullmatch(part) for part in parts)
     if not fits or len(parts[-1].removesuffix("_payload")) > MOST_PREFIX:
         raise found.refuse(f"[catalog.][schema.]table, the table of 1 to {MOST_PREFIX} characters")
+    if len(parts) == 3 and parts[0] == SYSTEM:
+        raise found.refuse(OTHER_CATALOG)
     return found.value

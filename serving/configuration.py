@@ -157,6 +157,19 @@ def refuse_renaming(
             )
 
 
+def refuse_renaming_telemetry(
+    asked: Mapping[str, Any] | None, before: Mapping[str, Any] | None
+) -> None:
+    """The same for the table of a `telemetry_config`, which is switched off by leaving it out."""
+    wanted = contract.telemetry_table(asked) if asked else None
+    present = contract.telemetry_table(before) if before else None
+    if wanted is not None and present is not None and wanted != present:
+        raise errors.InvalidParameter(
+            f"telemetry_config.inference_table_config.name: '{wanted}' is not '{present}'; "
+            "switch the table off first (without inference_table_config)."
+        )
+
+
 # --- traffic --------------------------------------------------------------------------------------
 
 

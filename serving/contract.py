@@ -443,12 +443,8 @@ def capture(
     """(full payload table name, sampling fraction, acknowledgement); None: nothing is recorded.
 
     The newest generation switched on decides: telemetry_config, ai_gateway, auto_capture."""
-    newest = (telemetry or {}).get("inference_table_config")
-    features = (telemetry or {}).get("enabled_telemetry_features")
-    if newest and (features is None or attributes.INFERENCE_TABLE in features):
-        parts = newest["name"].split(".")
-        schema = ".".join([*("main", "default")[: 3 - len(parts)], *parts[:-1]])
-        full_name = f"{schema}.{parts[-1].removesuffix('_payload')}_payload"
+    if telemetry and (full_name := telemetry_table(telemetry)) is not None:
+        newest = telemetry["inference_table_config"]
         return full_name, _fraction(newest), newest.get("acknowledgement") or "process"
     for older in ((gateway or {}).get("inference_table_config"), config.get("auto_capture_config")):
         if older and older.get("enabled", True):
@@ -457,6 +453,17 @@ def capture(
             full_name = f"{prefix}.{parts['table_name_prefix']}_payload"
             return full_name, _fraction(older), older.get("acknowledgement") or "process"
     return None
+
+
+def telemetry_table(telemetry: Mapping[str, Any]) -> str | None:
+    """Full name of the payload table that a `telemetry_config` switches on."""
+    table = telemetry.get("inference_table_config")
+    features = telemetry.get("enabled_telemetry_features")
+    if not table or (features is not None and attributes.INFERENCE_TABLE not in features):
+        return None
+    parts = table["name"].split(".")
+    schema = ".".join([*("main", "default")[: 3 - len(parts)], *parts[:-1]])
+    return f"{schema}.{parts[-1].removesuffix('_payload')}_payload"
 
 
 def usage_tracked(gateway: Mapping[str, Any] | None) -> bool:

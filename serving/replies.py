@@ -127,6 +127,8 @@ def plain_config(endpoint: str, normalised: Mapping[str, Any]) -> dict[str, Any]
     if table:
         named = {**attributes.table_defaults(endpoint), **table}
         payload = {"name": f"{named['table_name_prefix']}_payload", "status": "READY"}
+        if not named.get("enabled", True):
+            payload["status_message"] = "Switched off: its rows stay, and no more come."
         shown["auto_capture_config"] = {**named, "state": {"payload_table": payload}}
     return shown
 

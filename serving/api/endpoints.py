@@ -220,6 +220,7 @@ class Endpoints:
             if table is not None:
                 kept = before.get("inference_table_config")
                 configuration.refuse_renaming(table, kept, name, "inference_table_config")
+                asked["inference_table_config"] = attributes.named_as_before(table, kept)
             row = change.write(ai_gateway={**before, **asked})
             recording.follow(change.db, row, config or {}, models, caller(request), now_ms())
         return envelope.Json(row.ai_gateway)
@@ -242,6 +243,7 @@ class Endpoints:
         kept = attributes.telemetry_config(found) if found is not None else None
         models = self._registered(config)
         with self._changing(request, name, "endpoint.telemetry") as change:
+            configuration.refuse_renaming_telemetry(kept, change.row.telemetry_config)
             row = change.write(telemetry_config=kept)
             recording.follow(change.db, row, config or {}, models, caller(request), now_ms())
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))

@@ -10,13 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from capture import catalog, database, errors, ledger, names, rows, upkeep
-from serving import access, audit_state, fields, replies
+from serving import access, attributes, audit_state, fields, replies
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
 BASE = "/api/1.0/tables"
 SIBLINGS = ("payload", "unpacked", "labels", "decisions")
-SYSTEM = "system"
 SYSTEM_TABLES = (*ledger.TABLES, rows.USAGE_TABLE)
 MOST_DAYS, MOST_HOURS = 36_500, 24 * 365
 DEFAULT_HOURS = 168
@@ -116,7 +115,7 @@ class Tables:
         """The recorded table that this one belongs to, if the caller holds `level` on its endpoint.
         Other tables may be looked at by everybody, save the system's, and changed by
         administrators."""
-        if name.catalog == SYSTEM:
+        if name.catalog == attributes.SYSTEM:
             access.require_admin(caller(request))
             return None
         with database.reading(self.context.engine) as db:

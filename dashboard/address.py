@@ -12,12 +12,21 @@ from urllib.parse import parse_qsl, urlsplit
 RANGES: dict[str, timedelta | None] = {
     "1h": timedelta(hours=1),
     "24h": timedelta(hours=24),
+    "yesterday": None,
     "7d": timedelta(days=7),
     "30d": timedelta(days=30),
     "all": None,
     "own": None,
 }
-LABELS = {"1h": "1 h", "24h": "24 h", "7d": "7 d", "30d": "30 d", "all": "All", "own": "Own"}
+LABELS = {
+    "1h": "1 h",
+    "24h": "24 h",
+    "yesterday": "Yesterday",
+    "7d": "7 d",
+    "30d": "30 d",
+    "all": "All",
+    "own": "Own",
+}
 DEFAULT_RANGE = "all"
 KEYS = ("endpoint", "range", "from", "to", "version")
 
@@ -90,9 +99,12 @@ def resume(params: Mapping[str, str], remembered: Address | None) -> Address:
 
 
 def bounds(address: Address, newest: datetime) -> tuple[datetime | None, datetime | None]:
-    """Start and end of the range, counted back from `newest`; None = open."""
+    """Start and end of the range, counted back from `newest`; None = open. Days are UTC days."""
     if address.range == "own":
         return address.start, address.end
+    if address.range == "yesterday":
+        today = newest.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return today - timedelta(days=1), today
     span = RANGES[address.range]
     return (None if span is None else newest - span), None
 

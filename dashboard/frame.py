@@ -123,8 +123,15 @@ def header() -> None:
         _range(chosen)
     versions = _versions(known.get(chosen.endpoint or "", {}), chosen.version)
     # A version that is served no more has its rows all the same: its name can be typed.
-    typed = {"accept_new_options": True, "help": "Type the name of one that is served no more."}
-    _pick(right, "Version", "version", ALL_VERSIONS, versions, chosen.version, **typed)
+    _pick(
+        right,
+        "Version",
+        "version",
+        ALL_VERSIONS,
+        versions,
+        chosen.version,
+        accept_new_options=True,
+    )
     with age:
         _age(chosen.endpoint)
     if chosen.range == "own":
@@ -246,6 +253,8 @@ def data_age(endpoint: str | None) -> tuple[str, Tint, str]:
     if not reply.get("table"):
         return "not recorded", "gray", "This endpoint has no inference table."
     at = words.moment(reply.get("last_commit_time"))
+    if at is None and reply.get("committed_rows"):
+        return "age unknown", "gray", "Nothing has been committed since the server started."
     seconds = None if at is None else (now() - at).total_seconds()
     return _age_words(seconds, words.figure(reply.get("lag_seconds")))
 

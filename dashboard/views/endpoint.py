@@ -307,7 +307,7 @@ def events(given: object) -> list[charts.Event]:
 
 
 def capture_of(name: str) -> api.Json:
-    """How the record stands; empty where nothing is recorded, or it cannot be told (and is said)."""
+    """How the record stands; empty where there is none, or where the page has said why not."""
     reply = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
     return reply if reply and reply.get("table") else {}
 

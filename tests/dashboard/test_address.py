@@ -68,3 +68,10 @@ def test_links_lead_to_pages_of_ours_alone() -> None:
     assert address.link("http://evil.example/elsewhere") is None
     assert address.link("javascript:alert(1)") is None
     assert address.link(None) is None
+
+
+def test_yesterday_is_the_day_before_from_midnight_to_midnight() -> None:
+    newest = datetime(2026, 3, 1, 15, 7, tzinfo=UTC)
+    chosen = address.read({"range": "yesterday"})
+    midnight = datetime(2026, 3, 1, tzinfo=UTC)
+    assert address.bounds(chosen, newest) == (midnight - timedelta(days=1), midnight)

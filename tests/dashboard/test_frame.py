@@ -101,6 +101,7 @@ def test_data_age_is_a_word_and_a_colour(opened: Any, provider: Any) -> None:
     assert ":red-badge" in behind
     assert "record 15 min behind" in behind
     assert "no rows yet" in ask({"table": "t", "last_commit_time": None, "lag_seconds": None})
+    assert "age unknown" in ask({"table": "t", "last_commit_time": None, "committed_rows": 7})
 
 
 def test_the_url_of_the_server_has_no_slash_at_its_end(monkeypatch: Any) -> None:

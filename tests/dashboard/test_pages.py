@@ -181,6 +181,17 @@ def test_a_request_is_shown_as_received_and_as_text(opened: Any) -> None:
 # endpoint
 
 
+def test_the_endpoint_says_where_and_how_far_its_requests_are_recorded(
+    opened: Any, provider: Any
+) -> None:
+    text = said(opened("endpoint"))
+    assert "Records to main.flights.flight_delay_payload · 25,027 requests · 0.4 s behind" in text
+    provider.overrides["/capture"] = standin.CAPTURE | {"failing": "No space left on device"}
+    assert "Requests wait for their table: No space left" in said(opened("endpoint"))
+    provider.overrides["/capture"] = {"table": None}
+    assert "Requests are not recorded" in said(opened("endpoint"))
+
+
 def test_the_query_box_shows_answer_status_and_version(opened: Any, provider: Any) -> None:
     app = opened("endpoint")
     app.text_area(key="query_body_flight-delay").set_value('{"dataframe_records": [{"a": 1}]}')

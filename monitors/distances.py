@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from monitors import profile, shapes
 
@@ -36,6 +36,8 @@ FLOOR = 1e-4
 FALSE_ALARM = 0.001
 OWN_WINDOWS = 8
 MINIMUM_ROWS = 200
+EXACT_SIZE = 1_000
+EXACT_TAIL = 2.2
 _NO_VALUES = "no values"
 
 
@@ -271,7 +273,14 @@ def _wasserstein(
 
 
 def _ks_pvalue(ks: float, n: int, m: int) -> float:
-    return float(stats.kstwo.sf(ks, max(1, round(n * m / (n + m)))))
+    """Of the two-sided, two-sample test: Kolmogorov's distribution at an argument corrected for the
+    sizes (J. Vrbik, Applied Mathematics 9 (2018)); in the tail of small ones twice Smirnov's exact
+    one-sided probability. scipy's kstwo, the oracle, takes 0.7 s at a million rows a side."""
+    size = max(1, round(n * m / (n + m)))
+    z = sqrt(size) * ks
+    if size <= EXACT_SIZE and (z * z >= EXACT_TAIL or ks >= 0.5):
+        return min(1.0, 2 * float(special.smirnov(size, ks)))
+    return float(special.kolmogorov(z + 1 / (6 * sqrt(size)) + (z - 1) / (4 * size)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ FEW_NUMBERS = 1024
 HEAVIEST_NUMBERS = 64
 MOST_CATEGORIES = 4096
 _SAMPLE = 16_384
+_SPAN = 1 << 16
+_BLOCK = 16_384
 
 
 def of_column(x: Floats) -> tuple[Floats, Ints]:
@@ -26,6 +28,9 @@ def of_column(x: Floats) -> tuple[Floats, Ints]:
     # A value heavy enough to matter shows in an even sample; only its candidates are counted.
     sample, seen = np.unique(x[:: len(x) // _SAMPLE] + 0.0, return_counts=True)
     if len(sample) <= FEW_NUMBERS:
+        counted = _integers(x) if _are_small_integers(sample) else None
+        if counted is not None:
+            return numbers(*counted)
         table = pl.Series(x + 0.0).value_counts().sort("")
         return numbers(table[""].to_numpy(), table["count"].to_numpy().astype(np.int64))
     often = np.flatnonzero(seen >= 3)
@@ -33,9 +38,46 @@ def of_column(x: Floats) -> tuple[Floats, Ints]:
     if len(chosen) == 0:
         return np.empty(0), np.empty(0, dtype=np.int64)
     chosen = np.sort(chosen)
-    at = np.minimum(np.searchsorted(chosen, x), len(chosen) - 1)
-    counts = np.bincount(at[chosen[at] == x], minlength=len(chosen)).astype(np.int64)
-    return numbers(chosen, counts)
+    return numbers(chosen, _occurrences(x, chosen))
+
+
+def _are_small_integers(sample: Floats) -> bool:
+    whole = bool((np.floor(sample) == sample).all())
+    return whole and float(sample[-1] - sample[0]) < _SPAN and abs(float(sample[0])) < 2**52
+
+
+def _integers(x: Floats) -> tuple[Floats, Ints] | None:
+    """All values and their counts by direct address; None if they are not as the sample said."""
+    low, high = float(x.min()), float(x.max())
+    if high - low >= 2 * _SPAN or abs(low) >= 2**52:
+        return None
+    place = (x - low).astype(np.int64)
+    if not np.array_equal(place + low, x):
+        return None
+    table = np.bincount(place)
+    found = np.flatnonzero(table)
+    return found.astype(np.float64) + low, table[found].astype(np.int64)
+
+
+def _occurrences(x: Floats, chosen: Floats) -> Ints:
+    """How often each of a few values (ascending) occurs. Most others are told apart by a hash of
+    12 bits, which costs a tenth of a binary search."""
+    if len(chosen) <= 4:
+        return np.array([np.count_nonzero(x == value) for value in chosen], dtype=np.int64)
+    counts = np.zeros(len(chosen), dtype=np.int64)
+    wanted = np.zeros(1 << 12, dtype=np.bool_)
+    wanted[_short_hash(chosen)] = True
+    for start in range(0, len(x), _BLOCK):
+        part = x[start : start + _BLOCK]
+        part = part[wanted[_short_hash(part)]]
+        at = np.minimum(np.searchsorted(chosen, part), len(chosen) - 1)
+        counts += np.bincount(at[chosen[at] == part], minlength=len(chosen))
+    return counts
+
+
+def _short_hash(x: Floats) -> Ints:
+    words = (x + 0.0).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (words >> np.uint64(52)).view(np.int64)
 
 
 def numbers(values: Floats, counts: Ints) -> tuple[Floats, Ints]:

@@ -19,25 +19,29 @@ PRECISION = 12
 SIZE = 1 << PRECISION
 NONE: Registers = np.zeros(SIZE, dtype=np.uint8)
 _REST = 64 - PRECISION
-_CHUNK = 32_768
+_RANKS = 64
+_CHUNK = 16_384
 
 
 def of_numbers(x: NDArray[np.float64]) -> Registers:
     """The registers of these numbers; minus zero is zero."""
-    result = np.zeros(SIZE, dtype=np.uint8)
+    if len(x) == 0:
+        return NONE
+    seen = np.zeros(SIZE * _RANKS, dtype=np.bool_)
     for start in range(0, len(x), _CHUNK):  # what fits the processor's cache is four times as fast
-        words = (x[start : start + _CHUNK] + 0.0).view(np.uint64)
-        result = np.maximum(result, _registers(_mixed(words)))
-    return result
+        seen[_cells(_mixed((x[start : start + _CHUNK] + 0.0).view(np.uint64)))] = True
+    return _longest(seen)
 
 
 def of_texts(values: pl.Series) -> Registers:
     """The registers of these texts (a String series without nulls)."""
-    result = np.zeros(SIZE, dtype=np.uint8)
+    if len(values) == 0:
+        return NONE
+    seen = np.zeros(SIZE * _RANKS, dtype=np.bool_)
     for start in range(0, len(values), _CHUNK):
         part = values.slice(start, _CHUNK).to_arrow().cast(pa.large_string())
-        result = np.maximum(result, _registers(_hashes(part)))
-    return result
+        seen[_cells(_hashes(part))] = True
+    return _longest(seen)
 
 
 def estimate(registers: Registers) -> float:
@@ -51,11 +55,15 @@ def estimate(registers: Registers) -> float:
 
 
 def _mixed(words: Words) -> Words:
-    """The finaliser of splitmix64: every input bit moves every output bit."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    """The finaliser of splitmix64: every input bit moves every output bit. Works in place."""
+    words += np.uint64(0x9E3779B97F4A7C15)
+    shifted = words >> np.uint64(30)
+    words ^= shifted
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= np.right_shift(words, np.uint64(27), out=shifted)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= np.right_shift(words, np.uint64(31), out=shifted)
+    return words
 
 
 def _hashes(texts: pa.LargeStringArray) -> Words:
@@ -72,14 +80,25 @@ def _hashes(texts: pa.LargeStringArray) -> Words:
     return _mixed(np.where(length == 0, np.uint64(0), total) + length.astype(np.uint64))
 
 
-def _registers(hashes: Words) -> Registers:
-    """Per register (low bits of the hash) the longest run of zeros of the rest, plus one."""
+def _cells(hashes: Words) -> NDArray[np.int64]:
+    """Where each hash leaves its mark: its register (the low bits) and the rank of the rest, which
+    is the length of its run of leading zeros plus one."""
     rest = (hashes >> np.uint64(PRECISION)).astype(np.float64)  # below 2**52: exact
-    length = (rest.view(np.int64) >> 52) - 1022  # of the rest in bits, from a float's exponent
-    rank = _REST + 1 - np.maximum(length, 0)
-    cell = (hashes & np.uint64(SIZE - 1)).astype(np.int64) * 64 + rank
-    seen = np.bincount(cell, minlength=SIZE * 64)[: SIZE * 64].reshape(SIZE, 64) > 0
-    return np.where(seen.any(axis=1), 63 - np.argmax(seen[:, ::-1], axis=1), 0).astype(np.uint8)
+    length = rest.view(np.int64)
+    length >>= 52
+    length -= 1022  # of the rest in bits, from a float's exponent
+    np.maximum(length, 0, out=length)
+    rank = np.subtract(_REST + 1, length, out=length)
+    cell = (hashes & np.uint64(SIZE - 1)).view(np.int64)
+    cell <<= 6
+    cell |= rank
+    return cell
+
+
+def _longest(seen: NDArray[np.bool_]) -> Registers:
+    """The greatest rank that was marked in each register; 0: none."""
+    marks = seen.reshape(SIZE, _RANKS)[:, ::-1]
+    return np.where(marks.any(axis=1), _RANKS - 1 - np.argmax(marks, axis=1), 0).astype(np.uint8)
 
 
 def _sigma(x: float) -> float:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from monitors import cli as monitors_cli
+from monitors import files_cli
 from serving import console, tables_cli
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(tables_cli.app, name="tables")
 app.add_typer(monitors_cli.monitors_app, name="monitors")
 app.add_typer(monitors_cli.alerts_app, name="alerts")
 app.add_typer(monitors_cli.webhooks_app, name="webhooks")
+files_cli.register(app)
 
 DataDir = Annotated[
     Path | None,

@@ -39,28 +39,51 @@ from typing import Any
 import polars as pl
 import psutil
 
-from capture import committer, database, delta, delta_history, errors, names, rows, unpack, wal
+from capture import (
+    blocks,
+    committer,
+    database,
+    delta,
+    delta_history,
+    errors,
+    names,
+    rows,
+    unpack,
+    wal,
+)
 from capture.settings import Settings
 
 TABLES = ("kill.capture.a_payload", "kill.capture.b_payload")
 DAY_US = 86_400_000_000
-START_SECONDS = 120.0
-FINISH_SECONDS = 900.0
+START_SECONDS = 60.0
+FINISH_SECONDS = 180.0
 PAUSE_SECONDS = 0.002  # between appends: enough rows to lose, few enough to compare
 SMALL_DISK_BYTES = 256 << 20
 SMALL_SEGMENTS = {"wal_seal_bytes": 1 << 16, "wal_seal_seconds": 0.02}
 # So that most kills fall into a commit, and a reserve fits on the small disk.
 DENSE = committer.Limits(batch_rows=2_000, reserve_bytes=2 << 20)
-GARBAGE: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+Garbage = Callable[[random.Random, bytes], bytes]  # what comes behind the bytes of a segment
+GARBAGE: tuple[Garbage, ...] = (
     lambda chance, segment: b"",
     lambda chance, segment: chance.randbytes(chance.randint(1, 5000)),
     lambda chance, segment: bytes(chance.randint(1, 5000)),
     lambda chance, segment: segment[64 : 64 + chance.randint(1, 300)],
     lambda chance, segment: b"ILB1" + chance.randbytes(36),
+    lambda chance, segment: changed_block(segment),
 )
 # A process is forked from one that has imported everything: a round takes less than a second.
 forking = multiprocessing.get_context("forkserver")
 forking.set_forkserver_preload(["capture.committer", "capture.database", "capture.wal"])
+
+
+def changed_block(segment: bytes) -> bytes:
+    """The last whole block of a segment, with a byte of a row changed."""
+    found = blocks.recover(segment, blocks.HEADER_BYTES).blocks if segment else []
+    if not found:
+        return b""
+    block = segment[found[-1].offset : found[-1].offset + found[-1].length]
+    place = block.index(b'"digest": "') + len(b'"digest": "')
+    return block[:place] + b"x" + block[place + 1 :]
 
 
 def settings_of(data_dir: Path) -> Settings:
@@ -196,10 +219,12 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What the processes run; a planted fault has its own (see faults.py)."""
+    """What the processes run, and what dead writers' segments get; a planted fault has its own (see
+    faults.py)."""
 
     write: Callable[..., None] = write
     commit: Callable[[Path], None] = commit
+    garbage: tuple[Garbage, ...] = GARBAGE
 
 
 class Writers:
@@ -383,31 +408,30 @@ class Run:
         elif victim == "writers":
             self._bury()
             with self._committing.stopped():
-                _spoil(self._settings.wal_dir, self._chance)
+                self._spoil()
             self._writers = self._pair()
         else:
             self._committing.kill()
             self._bury()
-            _spoil(self._settings.wal_dir, self._chance)
+            self._spoil()
             self._committing, self._writers = self._committer(), self._pair()
         self.kills += 1
 
     def _bury(self) -> None:
         self.accepted += self._writers.kill()
 
+    def _spoil(self) -> None:
+        """Put garbage behind what killed writers left open."""
+        for path in self._settings.wal_dir.glob("*/*.open"):
+            # On a full disk there is no room for garbage, or for half of it.
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                segment = file.read()
+                file.write(self._chance.choice(self._jobs.garbage)(self._chance, segment))
+
     def end(self) -> None:
         """Kill everything for the last time."""
         self._committing.kill()
         self._bury()
-
-
-def _spoil(directory: Path, chance: random.Random) -> None:
-    """Put garbage behind what killed writers left open."""
-    for path in directory.glob("*/*.open"):
-        # On a full disk there is no room for garbage, or for half of it.
-        with contextlib.suppress(OSError), path.open("r+b") as file:
-            segment = file.read()
-            file.write(chance.choice(GARBAGE)(chance, segment))
 
 
 def run(
@@ -437,6 +461,7 @@ def _finish(settings: Settings) -> None:
     while list(settings.wal_dir.glob("*/*.seg")) + list(settings.wal_dir.glob("*/*.open")):
         one.finish()
         assert time.monotonic() < end, "The log was not taken in."
+        time.sleep(0.01)
     for table in TABLES:
         unpack.follow(settings, table)
 

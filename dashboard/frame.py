@@ -117,7 +117,7 @@ def header() -> None:
     names = sorted(known)
     if chosen.endpoint and chosen.endpoint not in names:
         names.insert(0, chosen.endpoint)
-    left, middle, right, age = st.columns([2.8, 4.3, 2, 2], vertical_alignment="bottom")
+    left, middle, right, age = st.columns([2.2, 5, 1.9, 1.9], vertical_alignment="bottom")
     _pick(left, "Endpoint", "endpoint", ALL_ENDPOINTS, names, chosen.endpoint)
     with middle:
         _range(chosen)
@@ -167,7 +167,7 @@ def _picked(field: str, nothing: str) -> None:
 def _range(chosen: address.Address) -> None:
     st.session_state["header_range"] = chosen.range
     st.segmented_control(
-        "Time range (UTC, back from the newest row)",
+        "Time range (UTC)",
         list(address.RANGES),
         format_func=address.LABELS.__getitem__,
         key="header_range",

@@ -306,17 +306,15 @@ def events(given: object) -> list[charts.Event]:
     return found
 
 
-def capture_of(name: str) -> api.Json:
-    """How the record stands; empty where there is none, or where the page has said why not."""
-    reply = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
-    return reply if reply and reply.get("table") else {}
-
-
 @st.fragment(run_every=frame.LIVE_SECONDS)
 def recording(name: str) -> None:
     """Where requests are recorded and how far that is, in one line."""
-    reply = capture_of(name)
-    if not reply:
+    try:
+        reply = frame.recent_capture(frame.client(), name)
+    except api.ApiError as error:
+        st.caption(words.plain(f"How far the record is cannot be told: {error.message}"))
+        return
+    if not reply.get("table"):
         st.caption("Requests are not recorded: set auto_capture_config to keep them in a table.")
         return
     if reply.get("failing"):
@@ -333,8 +331,8 @@ def recording(name: str) -> None:
 
 def record(name: str) -> None:
     """How the record of this endpoint stands: rows, lag, what was dropped."""
-    reply = capture_of(name)
-    if not reply:
+    reply = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
+    if not reply or not reply.get("table"):
         return
     dropped = sum(v for v in (reply.get("dropped") or {}).values() if isinstance(v, int | float))
     cells = [

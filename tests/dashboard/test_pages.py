@@ -190,6 +190,10 @@ def test_the_endpoint_says_where_and_how_far_its_requests_are_recorded(
     assert "Requests wait for their table: No space left" in said(opened("endpoint"))
     provider.overrides["/capture"] = {"table": None}
     assert "Requests are not recorded" in said(opened("endpoint"))
+    provider.modes["/capture"] = "error"
+    app = opened("endpoint", tab="Metrics")
+    assert not app.exception
+    assert "How far the record is cannot be told: Something broke." in said(app)
 
 
 def test_the_query_box_shows_answer_status_and_version(opened: Any, provider: Any) -> None:

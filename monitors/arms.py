@@ -94,6 +94,9 @@ def microseconds(time: datetime) -> int:
 def codes(array: NDArray) -> tuple[NDArray, Ints]:
     """The distinct values in ascending order, and for each entry the position of its value."""
     distinct = pl.Series(array).unique().sort().to_numpy()
+    if len(distinct) > 10_000:  # one sort is faster than as many looks into a long list
+        distinct, code = np.unique(array, return_inverse=True)
+        return distinct, code.astype(np.int64)
     return distinct, np.searchsorted(distinct, array).astype(np.int64)
 
 

@@ -5,7 +5,7 @@ looks at the newest hours a second time, and every decision becomes a row of `<p
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from monitors import contract, experiment_state, experiments, intake, tables
+from monitors import contract, experiment_state, experiments, followed, intake, tables
 
 VERSION = "served_entity_name"
 DELAYS_OVER = timedelta(days=30)
@@ -128,9 +128,11 @@ def look(
     rows: pl.DataFrame,
     moment: datetime,
     starts_at_receipt: bool,
+    known: followed.Followed,
 ) -> Look | None:
     """The decision of now; None: nothing to compare yet. `starts_at_receipt`: the monitor's time is
-    that of receipt, so that an experiment without a start begins when it was made."""
+    that of receipt, so that an experiment without a start begins when it was made. `known`: the
+    sums of the looks before."""
     if VERSION not in rows.columns or "route_split" not in rows.columns:
         return None
     who = roles(experiment.body, rows)
@@ -142,14 +144,33 @@ def look(
         "champion": who.champion,
         "challenger": who.challenger,
     }
-    given = rows_of(rows, who, start, policy.get("slices") or ())
     if "label_window_hours" not in experiment.body:
-        policy["label_window_hours"] = label_window(given, who, moment)
-    kind, decision = MAIN, experiments.evaluate(given, policy, moment).to_dict()
-    guarded = _guarded(experiment.body, policy, given, moment)
+        labels = rows.height - rows["label"].null_count() if "label" in rows.columns else 0
+        policy["label_window_hours"] = known.label_window(
+            experiment.endpoint,
+            experiment.number,
+            labels,
+            moment,
+            lambda: label_window(_labelled(rows, start), who, moment),
+        )
+    columns = policy.get("slices") or ()
+
+    def prepared(part: pl.DataFrame) -> pl.DataFrame:
+        return rows_of(part, who, start, columns)
+
+    if starts_at_receipt or not rows["row_index"].max():
+        parsed = experiments.Policy.parse(policy)
+        asked = followed.Asked(experiment.number, parsed, start)
+        found = known.decide(experiment.endpoint, asked, rows, prepared, moment)
+    else:
+        # Rows of one request may lie in several hours of the table's own time: no hour is whole.
+        found = experiments.evaluate(prepared(rows), policy, moment)
+    kind, decision = MAIN, found.to_dict()
+    guarded = _guarded(experiment.body, policy, rows, prepared, moment)
     if guarded is not None and guarded["action"] == "roll_back":
         kind, decision = GUARD, guarded
     version, requests = _newest_configuration(rows, who)
+    compared = _compared(rows, who, start)
     return Look(
         experiment=experiment,
         roles=who,
@@ -157,10 +178,10 @@ def look(
         kind=kind,
         decision=decision,
         policy=policy,
-        requests=given.height,
+        requests=len(compared),
         config_version=version,
         challenger_requests=requests,
-        newest_row=_newest(given["request_time"]),
+        newest_row=_newest(compared),
     )
 
 
@@ -173,15 +194,36 @@ def _start(experiment: experiment_state.Experiment, starts_at_receipt: bool) -> 
     return None
 
 
+def _labelled(rows: pl.DataFrame, start: datetime | None) -> pl.DataFrame:
+    """What `label_window` takes."""
+    named = {"version": VERSION, "request_time": "__time", "label": "label"}
+    chosen = rows if start is None else rows.filter(pl.col("__time") >= start)
+    times = [name for name in ("label_time",) if name in rows.columns]
+    return chosen.select(
+        *times, **{to: pl.col(of) for to, of in named.items() if of in rows.columns}
+    )
+
+
+def _compared(rows: pl.DataFrame, who: Roles, start: datetime | None) -> pl.Series:
+    """The times of the two versions' rows."""
+    pair = pl.col(VERSION).is_in([who.champion, who.challenger])
+    times = rows.select(pl.col("__time").filter(pair)).to_series()
+    return times if start is None else times.filter(times >= start)
+
+
 def _guarded(
-    body: Mapping[str, Any], policy: Mapping[str, Any], rows: pl.DataFrame, moment: datetime
+    body: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    rows: pl.DataFrame,
+    prepared: Callable[[pl.DataFrame], pl.DataFrame],
+    moment: datetime,
 ) -> dict[str, Any] | None:
     """The second look, at the newest hours alone."""
     if not body.get("guard"):
         return None
     since = moment - timedelta(hours=float(body["guard"]["window_hours"]))
     overrides = {key: value for key, value in body["guard"].items() if key != "window_hours"}
-    recent = rows.filter(pl.col("request_time") > since)
+    recent = prepared(rows.filter(pl.col("__time") > since))
     return dict(experiments.evaluate(recent, {**policy, **overrides}, moment).to_dict())
 
 

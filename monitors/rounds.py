@@ -22,6 +22,7 @@ from monitors import (
     decisions,
     experiment_state,
     facts,
+    followed,
     kept,
     ramps,
     refresh,
@@ -61,6 +62,7 @@ class Rounds:
         self.holds_lease = holds_lease
         self.refresher = refresh.Refresher(engine, settings)
         self.server = server.Server(settings)
+        self.followed = followed.Followed()
         self.told: dict[str, _Told] = {}
         self.drifted: dict[str, list[dict[str, Any]]] = {}  # by table, of the last refresh
 
@@ -202,7 +204,7 @@ class Rounds:
         if experiment is None or not known.shape.recorded:
             return None
         at_receipt = known.shape.time_column == "request_time"
-        return decisions.look(experiment, known.rows, moment, at_receipt)
+        return decisions.look(experiment, known.rows, moment, at_receipt, self.followed)
 
     def _store(self, known: watch.Watch, look: decisions.Look, refresh_id: int | None) -> None:
         versions = (known.intake.version, known.labels.version)

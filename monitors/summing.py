@@ -57,7 +57,8 @@ def summarise(
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """Rows with what all tables share. block: per row. unit: codes from 0 over `units`, -1 where a
-    row is alone; cluster: the same over `clusters`, buckets where a block has many units."""
+    row is alone; cluster: the same over `clusters`, buckets where a block has many units; cell:
+    codes from 0 over the triples of stratum, side and cluster that occur, each in `places`."""
 
     data: arms.Arms
     side: Ints
@@ -66,14 +67,24 @@ class _Seen:
     units: Hashes
     cluster: Ints
     clusters: Hashes
+    cell: Ints
+    places: tuple[Ints, Ints, Ints]
 
     @classmethod
     def of(cls, data: arms.Arms) -> "_Seen":
         block = data.strata.block[data.stratum]
         unit, units = _codes(data.unit, data.alone)
-        bucket = np.where(_crowded(block, unit), data.unit % sums.MOST_UNITS, data.unit)
-        cluster, clusters = _codes(bucket, data.alone)
-        return cls(data, data.is_challenger.astype(np.int64), block, unit, units, cluster, clusters)
+        cluster, clusters = unit, units
+        crowded = _crowded(block, unit)
+        if crowded.any():
+            bucket = np.where(crowded, data.unit % sums.MOST_UNITS, data.unit)
+            cluster, clusters = _codes(bucket, data.alone)
+        side = data.is_challenger.astype(np.int64)
+        width = len(clusters) + 1
+        distinct, cell = arms.codes((data.stratum * 2 + side) * width + cluster + 1)
+        pair, cluster_of = np.divmod(distinct.astype(np.int64), width)
+        places = (*np.divmod(pair, 2), cluster_of - 1)
+        return cls(data, side, block, unit, units, cluster, clusters, cell, places)
 
     def where(self, stratum: Ints, side: Ints) -> dict[str, Any]:
         """The columns that say where something was counted."""
@@ -135,38 +146,40 @@ def _tally(
 ) -> pl.DataFrame:
     """Count, sum and squares about the mean of y per (block, share, side, unit), and per value of a
     slicing column where one is given."""
-    stratum, side, cluster = (
-        code[rows] for code in (seen.data.stratum, seen.side, seen.cluster + 1)
-    )
-    clusters = len(seen.clusters) + 1
-    key = (stratum * 2 + side) * clusters + cluster
-    value, names = np.zeros(len(rows), dtype=np.int64), pl.Series([None], dtype=pl.String)
+    key, names = seen.cell[rows], pl.Series([None], dtype=pl.String)
     if column != sums.WHOLE:
         texts = cells.texts(seen.data.column(measure, rows))
         names = texts.drop_nulls().unique().sort()
-        there = texts.is_not_null().to_numpy()
         value = texts.drop_nulls().cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
-        key, y = key[there], y[there]
-    present, code = arms.codes(key * max(1, len(names)) + value)
-    present = present.astype(np.int64)
+        there = texts.is_not_null().to_numpy()
+        key, y = key[there] * len(names) + value, y[there]
+    present, code = _present(key, len(seen.places[0]) * len(names))
     n = np.bincount(code, minlength=len(present))
     total = sums.added(code, y, len(present))
     apart = y - (total / np.maximum(n, 1))[code]
     cell, value = np.divmod(present, max(1, len(names)))
-    cell, cluster = np.divmod(cell, clusters)
-    stratum, side = np.divmod(cell, 2)
+    stratum, side, cluster = (part[cell] for part in seen.places)
     return pl.DataFrame(
         {
             "measure": pl.repeat(measure, len(present), eager=True),
             "column": pl.repeat(column, len(present), eager=True, dtype=pl.Int32),
-            "value": names.gather(value) if len(names) else pl.Series([], dtype=pl.String),
+            "value": names.gather(value),
             **seen.where(stratum, side),
-            "unit": seen.cluster_column(cluster - 1),
+            "unit": seen.cluster_column(cluster),
             "n": n,
             "total": total,
             "squares": sums.added(code, apart * apart, len(present)),
         }
     )
+
+
+def _present(key: Ints, size: int) -> tuple[Ints, Ints]:
+    """The keys (from 0 to below size) that occur, and for each entry the position of its key."""
+    if size > 10 * len(key) + 1_000_000:
+        distinct, code = arms.codes(key)
+        return distinct.astype(np.int64), code
+    there = np.bincount(key, minlength=size) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[key]
 
 
 def _spans(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:

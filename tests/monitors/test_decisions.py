@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from monitors import decisions, experiment_state
+from monitors import decisions, experiment_state, followed
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 WHO = decisions.Roles("v1", "v2")
@@ -130,9 +130,9 @@ def test_an_experiment_on_receipt_times_begins_when_it_was_made():
     begun = int((MONDAY + timedelta(hours=2)).timestamp() * 1000)
     experiment = experiment_state.Experiment("delay", 1, True, policy, "ann", begun)
     now = MONDAY + timedelta(hours=10)
-    found = decisions.look(experiment, rows(), now, starts_at_receipt=True)
+    found = decisions.look(experiment, rows(), now, True, followed.Followed())
     assert found is not None and found.requests == 2
-    found = decisions.look(experiment, rows(), now, starts_at_receipt=False)
+    found = decisions.look(experiment, rows(), now, False, followed.Followed())
     assert found is not None and found.requests == 4
     assert found.config_version == 1 and found.challenger_requests == 2
     assert found.newest_row == MONDAY + timedelta(hours=3)

@@ -235,6 +235,7 @@ class DataPlane:
             group[0][0].fail(error)
             return
         for _, row in group:
+            self.recent_client_ids.add(row.databricks_request_id)
             if row.client_request_id is not None:
                 self.recent_client_ids.add(row.client_request_id)
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from capture import blocks, errors, logline, meters
+from capture import blocks, encoding, errors, logline, meters
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
@@ -93,6 +93,7 @@ class Log:
         self.appended: Counter[tuple[str, str]] = Counter()  # rows, by table and kind
         self.appended_bytes = 0
         self._settings = settings
+        self._backlog_limit, self._seal_bytes = settings.wal_backlog_bytes, settings.wal_seal_bytes
         self._sync = sync
         self._owner: int | None = None
         self._folder = directory
@@ -137,21 +138,22 @@ class Log:
         """
         if not group:
             return
-        block = blocks.encode(table, kind, group)
-        if len(block) > MAX_BLOCK_BYTES and len(group) > 1:
+        block = encoding.pieces(table, kind, group)
+        size = sum(map(len, block))
+        if size > MAX_BLOCK_BYTES and len(group) > 1:
             half = len(group) // 2
             self.append(table, kind, group[:half], power)
             self.append(table, kind, group[half:], power)
             return
         try:
-            self._write(block, power)
+            self._write(block, size, power)
         except errors.LogFull:
             if kind != "payload" or self._settings.wal_full_policy != "serve":
                 raise
             self.dropped[table] += len(group)
             return
         self.appended[table, kind] += len(group)
-        self.appended_bytes += len(block)
+        self.appended_bytes += size
 
     def tick(self) -> None:
         """To be called about every 50 ms: seal by age, ask for the sync of what was written, see
@@ -196,20 +198,20 @@ class Log:
 
     # -- writing
 
-    def _write(self, block: bytes, power: bool) -> None:
-        if self.backlog_bytes + len(block) > self._settings.wal_backlog_bytes:
+    def _write(self, block: list[bytes], size: int, power: bool) -> None:
+        if self.backlog_bytes + size > self._backlog_limit:
             raise errors.LogFull(
                 f"{self.backlog_bytes} bytes of requests wait to be recorded; the limit is "
-                f"{self._settings.wal_backlog_bytes}."
+                f"{self._backlog_limit}."
             )
         try:
             segment = self._opened()
-            self._put(segment, block)
+            self._put(segment, block, size)
             if power:
-                segment = self._synced(segment, block)
+                segment = self._synced(segment, block, size)
         except OSError as error:
             raise errors.LogFull(f"The log cannot be written: {error.strerror}.") from error
-        if segment.size >= self._settings.wal_seal_bytes:
+        if segment.size >= self._seal_bytes:
             self._seal()
 
     def _opened(self) -> _Segment:
@@ -224,7 +226,7 @@ class Log:
         descriptor = os.open(path, flags, 0o600)
         head = blocks.segment_header(self._app_id, self._sequence)
         try:
-            _write_whole(descriptor, head)
+            _write_whole(descriptor, [head], len(head))
         except OSError:
             os.close(descriptor)
             path.unlink()
@@ -234,15 +236,15 @@ class Log:
         self._segment = _Segment(descriptor, path, len(head), since=now, synced_at=now)
         return self._segment
 
-    def _put(self, segment: _Segment, block: bytes) -> None:
+    def _put(self, segment: _Segment, block: list[bytes], size: int) -> None:
         try:
-            _write_whole(segment.descriptor, block)
+            _write_whole(segment.descriptor, block, size)
         except OSError as error:
             # The line comes second: on a full disk it may not be writable either.
             self._cut_back(segment, segment.size)
             log.error("write_failed", segment=segment.path.name, error=error.strerror)
             raise
-        segment.size += len(block)
+        segment.size += size
 
     def _cut_back(self, segment: _Segment, size: int) -> None:
         """Cut a file back to a whole block and seal it; one without blocks may be tried again."""
@@ -255,17 +257,17 @@ class Log:
         if size > blocks.HEADER_BYTES or segment.sync_failed:
             self._seal()
 
-    def _synced(self, segment: _Segment, block: bytes) -> _Segment:
+    def _synced(self, segment: _Segment, block: list[bytes], size: int) -> _Segment:
         """Sync a block just written; if that fails, write it to another file and sync that."""
         if self._sync_segment(segment):
             return segment
         # Cut first: if that is not possible the block may be read from the old file, and must not
         # be written a second time.
-        self._cut_back(segment, segment.size - len(block))
+        self._cut_back(segment, segment.size - size)
         segment = self._opened()
-        self._put(segment, block)
+        self._put(segment, block, size)
         if not self._sync_segment(segment):
-            self._cut_back(segment, segment.size - len(block))
+            self._cut_back(segment, segment.size - size)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return segment
 
@@ -376,9 +378,9 @@ def _is_there(path: Path) -> bool:
     return path.with_suffix(".seg").exists() or path.exists()
 
 
-def _write_whole(descriptor: int, data: bytes) -> None:
-    """One write(). Raises OSError if less than all of it was written, as on a disk just full."""
-    if os.write(descriptor, data) != len(data):
+def _write_whole(descriptor: int, pieces: list[bytes], size: int) -> None:
+    """One writev(). Raises OSError if less than all of it was written, as on a disk just full."""
+    if os.writev(descriptor, pieces) != size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

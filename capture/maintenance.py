@@ -244,7 +244,7 @@ class Keeper:
             self._attempts.run("publish", partial(publisher.follow, self._settings))
             self._attempts.run("ledger", self._ledger.follow)
             self._attempts.run("wishes", self._read_wishes)
-            self._fulfil(self.tables())
+            self._fulfil()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._look(self.tables())
@@ -257,10 +257,12 @@ class Keeper:
         with database.reading(self._engine) as connection:
             self._upkeep = upkeep.everything(connection)
 
-    def _fulfil(self, tables: dict[str, Path]) -> None:
+    def _fulfil(self) -> None:
         """Do what was asked for, of all but tables whose commits are still to be unpacked."""
-        for name, wished in self._upkeep.items():
-            if wished.is_waiting and name in tables and name not in self._behind:
+        waiting = {name: wished for name, wished in self._upkeep.items() if wished.is_waiting}
+        tables = self.tables() if waiting else {}
+        for name, wished in waiting.items():
+            if name in tables and name not in self._behind:
                 self._attempts.run(f"asked {name}", partial(self._asked, wished, tables[name]))
 
     def _asked(self, wished: upkeep.Upkeep, path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import typer
 
-from capture import rows
+from capture import ledger, rows
 from capture.settings import Settings
 
 HERE = Path(__file__).parent
@@ -32,17 +32,21 @@ def settings() -> str:
 
 
 def tables() -> str:
-    """The columns of the recorded tables."""
+    """The columns of the recorded tables, and of the server's own."""
+    shapes = {
+        rows.USAGE_TABLE if kind == "usage" else f"<prefix>_{kind}": schema
+        for kind, (schema, _) in rows.KINDS.items()
+    }
+    shapes |= {name: shape.schema for name, shape in ledger.TABLES.items()}
     lines = [
         "# Recorded tables",
         MADE,
         "`<prefix>_payload` holds a row per request, `<prefix>_labels` a row per label. Up to",
-        "`requester` the payload columns are those of Databricks' inference tables. The system",
-        "tables are the server's own. All are Delta tables, protocol 1/2, append-only, partitioned by",
-        "the first column.",
+        "`requester` the payload columns are those of Databricks' inference tables. The tables in",
+        "`system` are the server's own. All are Delta tables, protocol 1/2 and append-only;",
+        "those that begin with a date are partitioned by it.",
     ]
-    for kind, (schema, _) in rows.KINDS.items():
-        name = rows.USAGE_TABLE if kind == "usage" else f"<prefix>_{kind}"
+    for name, schema in shapes.items():
         lines += ["", f"## `{name}`", "", "| column | type | null |", "|---|---|---|"]
         lines += [f"| `{f.name}` | {f.type} | {'yes' if f.nullable else 'no'} |" for f in schema]
     return "\n".join(lines) + "\n"

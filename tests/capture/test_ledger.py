@@ -1,13 +1,20 @@
 """Facts from SQL to Delta, each once, whatever is killed in between."""
 
+import os
+import random
+import subprocess
+import sys
+import time
 from typing import Any
 
 import deltalake
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
-from capture import database, delta, ledger
+from capture import database, delta, ledger, upkeep
 from capture.settings import Settings
 
 
@@ -92,9 +99,7 @@ def test_killed_before_or_after_the_commit_each_fact_is_there_once(
     assert waiting(state) == 0
 
 
-def test_facts_wait_while_their_table_cannot_be_made(
-    settings: Settings, state: sa.Engine
-) -> None:
+def test_facts_wait_while_their_table_cannot_be_made(settings: Settings, state: sa.Engine) -> None:
     write(state, 1)
     path = delta.path_of(settings, ledger.AUDIT)
     path.parent.mkdir(parents=True)
@@ -120,3 +125,49 @@ def test_a_table_made_anew_takes_up_where_the_lost_one_was(
     write(state, 2)
     assert ledger.Ledger(settings, state).follow() == 1
     assert written(settings)["event_id"].to_list() == ["1", "2"]
+
+
+FOLLOW = """
+from capture import database, ledger
+from capture.settings import Settings
+settings = Settings()
+book = ledger.Ledger(settings, database.open_engine(settings))
+print("ready", flush=True)
+while True:
+    book.follow()
+"""
+
+
+def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(
+    settings: Settings, state: sa.Engine
+) -> None:
+    chance = random.Random(7)
+    numbers = iter(range(10_000))
+    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(settings.data_dir)}
+    wanted: list[int] = []
+    for _ in range(4):
+        command = [sys.executable, "-c", FOLLOW]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+            ends = time.monotonic() + chance.uniform(0.05, 0.6)
+            while time.monotonic() < ends:
+                wanted.append(next(numbers))
+                write(state, wanted[-1])
+            child.kill()
+    book = ledger.Ledger(settings, state)
+    while book.follow():
+        pass
+    assert [int(number) for number in written(settings)["event_id"]] == wanted
+    assert waiting(state) == 0
+
+
+def test_the_schema_is_what_the_migrations_make(state: sa.Engine) -> None:
+    ours = {ledger.ledger.name, upkeep.table_upkeep.name}
+
+    def included(thing: Any, name: str | None, kind: str, *_: Any) -> bool:
+        return kind != "table" or name in ours
+
+    with state.connect() as connection:
+        options = {"compare_type": True, "include_object": included}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, database.metadata) == []

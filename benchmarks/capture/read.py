@@ -78,8 +78,8 @@ def a_day(settings: Settings, start: datetime) -> tuple[Question, Question]:
 
 
 def one_request(settings: Settings, start: datetime) -> tuple[Question, Question]:
-    minute = recorded.unpacked(settings, sample.TABLE, start, start + timedelta(minutes=1))
-    request_id = minute.select(pl.col("databricks_request_id").last()).collect().item()
+    hour = recorded.unpacked(settings, sample.TABLE, start, start + timedelta(hours=1))
+    request_id = hour.select(pl.col("databricks_request_id").first()).collect().item()
 
     def ours() -> object:
         return query.request_detail(settings, {"id": request_id, "endpoint": sample.ENDPOINT})
@@ -96,7 +96,7 @@ def one_request(settings: Settings, start: datetime) -> tuple[Question, Question
 QUESTIONS = {
     "rows of one hour": (an_hour, timedelta(hours=1)),
     "a day's p99 by version": (a_day, timedelta(days=1)),
-    "one request by id and date": (one_request, timedelta(minutes=7)),
+    "one request by id and date": (one_request, timedelta(hours=1)),
 }
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from capture import errors
-from serving import attributes, contract
+from serving import attributes, contract, placement
 
 # What an entity is, apart from its id: the rest only says who wrote it and when.
 _WRITTEN = frozenset({"id", "creator", "creation_timestamp"})
@@ -56,12 +56,11 @@ def next_configuration(
     known = [entity["name"] for entity in entities]
     contract.check_routes(known, request.routes)
     traffic = (present or {}).get("traffic_config") or {}
+    shares = _shares(known, request.routes, present)
+    sticky = _sticky(request.sticky, traffic.get("sticky"), endpoint[0])
     return {
         "served_entities": identified(entities, active, author),
-        "traffic_config": {
-            "routes": contract.routes_of(_shares(known, request.routes, present)),
-            "sticky": _sticky(request.sticky, traffic.get("sticky"), endpoint[0]),
-        },
+        "traffic_config": _traffic(shares, sticky, traffic),
         "auto_capture_config": _capture(request.auto_capture, present, endpoint[1]),
     }
 
@@ -132,6 +131,39 @@ def _sticky(
     return {"key": asked["key"], "salt": asked.get("salt") or endpoint_id}
 
 
+def _traffic(
+    shares: Mapping[str, int], sticky: Mapping[str, Any] | None, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Routes and, of a sticky split, the places of its units: as few as possible move from where
+    they were under the same key and salt."""
+    traffic = {"routes": contract.routes_of(shares), "sticky": sticky}
+    if sticky is None:
+        return traffic
+    places = placement.moved(_places(before), shares) if before.get("sticky") == sticky else None
+    return {**traffic, "places": [list(each) for each in places or placement.first(shares)]}
+
+
+def _places(traffic: Mapping[str, Any]) -> list[placement.Place]:
+    """Where units are; a configuration from before places were kept has those of a first split."""
+    stored = [placement.Place(*each) for each in traffic.get("places") or ()]
+    return stored or placement.first(contract.percentages({"traffic_config": traffic}))
+
+
+def restored(config: Mapping[str, Any], active: Mapping[str, Any]) -> dict[str, Any]:
+    """The traffic of an earlier configuration, to follow on that of the active one: its own places
+    where no others would move fewer units."""
+    wanted, now = config["traffic_config"], active["traffic_config"]
+    if not wanted.get("sticky") or wanted["sticky"] != now.get("sticky"):
+        return dict(wanted)
+    shares = contract.percentages(config)
+    nearest = _traffic(shares, wanted["sticky"], now)
+    present, own = _places(now), _places(wanted)
+    least = placement.distance(present, _places(nearest))
+    if placement.distance(present, own) <= least + placement.NOTHING:
+        return {**nearest, "places": [list(each) for each in own]}
+    return nearest
+
+
 def _capture(
     asked: Mapping[str, Any] | None, present: Mapping[str, Any] | None, endpoint: str
 ) -> dict[str, Any] | None:
@@ -192,8 +224,8 @@ def shift(config: Mapping[str, Any], name: str, percentage: int) -> dict[str, An
         others = dict.fromkeys(others, 1)
     rest = apportion(others, 100 - percentage)
     moved = {other: rest.get(other, percentage) for other in shares}
-    traffic = dict(config["traffic_config"]) | {"routes": contract.routes_of(moved)}
-    return {**config, "traffic_config": traffic}
+    before = config["traffic_config"]
+    return {**config, "traffic_config": _traffic(moved, before.get("sticky"), before)}
 
 
 def apportion(weights: Mapping[str, int], total: int) -> dict[str, int]:

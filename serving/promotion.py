@@ -103,6 +103,7 @@ def rollback(
     config = {
         **target.config,
         "served_entities": configuration.identified(entities, active.config, order.author),
+        "traffic_config": configuration.restored(target.config, active.config),
     }
     detail = {"to_config_version": target.config_version}
     return _change(connection, seen, active, config, order, "rolled_back", origin, detail)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from capture import database, errors, names, outbox
-from serving import access_state, changes_state, contract, replica_state
+from serving import access_state, changes_state, contract, placement, replica_state
 
 NOT_UPDATING, IN_PROGRESS = "NOT_UPDATING", "IN_PROGRESS"
 UPDATE_FAILED, UPDATE_CANCELED = "UPDATE_FAILED", "UPDATE_CANCELED"
@@ -511,7 +511,7 @@ class CaptureView:
 class EndpointView:
     """An endpoint as a gateway needs it. Without an active configuration `config_version` is None
     and `entities` empty; `updating` then tells whether one is on its way. usage: each request is a
-    row of `system.serving.endpoint_usage`."""
+    row of `system.serving.endpoint_usage`. places: of the units of a sticky split."""
 
     id: str
     name: str
@@ -524,6 +524,7 @@ class EndpointView:
     rate_limits: tuple[dict[str, Any], ...]
     capture: CaptureView | None
     usage: bool = False
+    places: tuple[placement.Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -572,7 +573,8 @@ def _endpoint_view(
     active = live.get((row.id, row.active_version)) if row.active_version is not None else None
     config = active.config if active else {"served_entities": []}
     shares = contract.percentages(config)
-    sticky = (config.get("traffic_config") or {}).get("sticky") or {}
+    traffic = config.get("traffic_config") or {}
+    sticky = traffic.get("sticky") or {}
     capture = contract.capture(row.name, config, row.ai_gateway, row.telemetry_config)
     gateway_limits = (row.ai_gateway or {}).get("rate_limits") or []
     return EndpointView(
@@ -599,6 +601,7 @@ def _endpoint_view(
         (*(row.rate_limits or ()), *gateway_limits),
         CaptureView(*capture) if capture else None,
         contract.usage_tracked(row.ai_gateway),
+        tuple(placement.Place(*each) for each in traffic.get("places") or ()),
     )
 
 

@@ -1,9 +1,8 @@
 """The route table: which entity answers a request. Pure; drawn from a snapshot, never changed.
 
 A request without a sticky key is drawn by chance, by the exact percentages. With one, its unit has
-a place u in [0, 1) and challenger j of k owns [j/k, j/k + share_j), the champion the rest: growing
-a share moves units from the champion only, shrinking it sends the same ones back (experiments.md,
-"Sticky assignment"). The champion is the entity with the largest share, of equals the first.
+a position in [0, 1), and entities own stretches of that line with the lengths of their shares
+(serving/placement.py; experiments.md, "Sticky assignment").
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from serving import state
+from serving import placement, state
 
 # Where a sticky key is found, by its prefix in the configuration.
 IN_BODY = ("client_request_id", "usage_context.", "feature:")
@@ -29,22 +28,14 @@ class Choice(NamedTuple):
     unit_id: str | None
 
 
-class Interval(NamedTuple):
-    """[start, end) of [0, 1), owned by entity number `owner`."""
-
-    start: float
-    end: float
-    owner: int
-
-
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint: its entities, and how a request is drawn."""
+    """One endpoint: its entities, and how a request is drawn. by_unit, by_chance: (end, number of
+    the entity) of stretches of [0, 1), in order; the last ends at 1."""
 
     endpoint: state.EndpointView
-    champion: int
-    intervals: tuple[Interval, ...]
-    ends: tuple[tuple[float, int], ...]
+    by_unit: tuple[tuple[float, int], ...]
+    by_chance: tuple[tuple[float, int], ...]
     split: str
     by_name: Mapping[str, state.EntityView] = field(repr=False)
 
@@ -59,13 +50,11 @@ class Route:
         (uniform over [0, 1)). The endpoint must have an entity."""
         entities = self.endpoint.entities
         if key is None:
-            number = next(owner for end, owner in self.ends if random < end)
+            number = next(owner for end, owner in self.by_chance if random < end)
             return self._choice(entities[number], None)
         digest = unit_digest(key, self.endpoint.sticky_salt)
         place = position(digest)
-        number = next(
-            (one.owner for one in self.intervals if one.start <= place < one.end), self.champion
-        )
+        number = next(owner for end, owner in self.by_unit if place < end)
         return self._choice(entities[number], digest.hex())
 
     def _choice(self, entity: state.EntityView, unit_id: str | None) -> Choice:
@@ -106,34 +95,16 @@ def table(snapshot: state.Snapshot) -> RouteTable:
 
 def route(endpoint: state.EndpointView) -> Route:
     """How requests to one endpoint are drawn."""
-    percentages = [entity.percentage for entity in endpoint.entities]
-    champion = percentages.index(max(percentages)) if percentages else 0
+    names = [entity.name for entity in endpoint.entities]
+    shares = {entity.name: entity.percentage for entity in endpoint.entities}
+    places = sorted(endpoint.places or placement.first(shares))
     return Route(
         endpoint,
-        champion,
-        challenger_intervals(percentages, champion),
-        _cumulative(percentages),
-        orjson.dumps({entity.name: entity.percentage for entity in endpoint.entities}).decode(),
+        _stretches([(place.end, names.index(place.owner)) for place in places]),
+        _cumulative(list(shares.values())),
+        orjson.dumps(shares).decode(),
         {entity.name: entity for entity in endpoint.entities},
     )
-
-
-def challenger_intervals(percentages: Sequence[int], champion: int) -> tuple[Interval, ...]:
-    """What each challenger with a share owns. Slots of 1/k where every share fits into one, which
-    keeps units when a share grows; else end to end (three or more challengers, one of them large).
-    """
-    running = [
-        number for number, share in enumerate(percentages) if share > 0 and number != champion
-    ]
-    k = len(running)
-    slotted = all(percentages[number] * k <= 100 for number in running)
-    found, used = [], 0.0
-    for j, number in enumerate(running):
-        share = percentages[number] / 100
-        start = j / k if slotted else used
-        found.append(Interval(start, start + share, number))
-        used += share
-    return tuple(found)
 
 
 def _cumulative(percentages: Sequence[int]) -> tuple[tuple[float, int], ...]:
@@ -144,6 +115,11 @@ def _cumulative(percentages: Sequence[int]) -> tuple[tuple[float, int], ...]:
         if share > 0:
             total += share
             found.append((total / 100, number))
+    return _stretches(found)
+
+
+def _stretches(found: Sequence[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
+    """The last one ends at 1, whatever was rounded."""
     if not found:
         return ((1.0, 0),)
     return (*found[:-1], (1.0, found[-1][1]))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture import errors
-from serving import configuration, contract, fields
+from serving import configuration, contract, fields, placement
 
 MODELS = {
     ("main.f.delay", "1"): configuration.Resolved("1", "d1"),
@@ -126,6 +126,36 @@ def test_stickiness_stays_until_it_is_named() -> None:
     )
     salted = after({"traffic_config": {"sticky": {"key": "caller", "salt": "s"}}}, active=later)
     assert salted["traffic_config"]["sticky"]["salt"] == "s"
+
+
+def places(config: dict[str, Any]) -> list[placement.Place]:
+    return [placement.Place(*each) for each in config["traffic_config"]["places"]]
+
+
+def test_units_of_a_sticky_split_stay_where_they_are_unless_shares_move_them() -> None:
+    first = after({"traffic_config": {"sticky": {"key": "caller"}}}, active=TWO)
+    assert places(first) == placement.first({"a": 90, "b": 10})
+    half = configuration.shift(first, "b", 50)
+    most = configuration.shift(half, "b", 90)
+    for one, other in ((first, half), (half, most)):
+        assert placement.distance(places(one), places(other)) == pytest.approx(0.4)
+    assert "places" not in TWO["traffic_config"]
+
+
+def test_another_salt_or_key_is_a_first_split_again() -> None:
+    first = after({"traffic_config": {"sticky": {"key": "caller"}}}, active=TWO)
+    most = configuration.shift(first, "b", 90)
+    salted = {"traffic_config": {"sticky": {"key": "caller", "salt": "s"}}}
+    assert places(after(salted, active=most)) == placement.first({"a": 10, "b": 90})
+
+
+def test_an_earlier_configuration_gives_back_its_units_where_none_would_move_less() -> None:
+    first = after({"traffic_config": {"sticky": {"key": "caller"}}}, active=TWO)
+    whole = configuration.shift(configuration.shift(first, "b", 50), "b", 100)
+    back = configuration.restored(first, whole)
+    assert back == first["traffic_config"]
+    half = configuration.restored(configuration.shift(first, "b", 50), whole)
+    assert half["places"] == configuration.shift(first, "b", 50)["traffic_config"]["places"]
 
 
 def test_an_inference_table_cannot_be_renamed_while_it_is_on() -> None:

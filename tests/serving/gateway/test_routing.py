@@ -1,10 +1,11 @@
+import dataclasses
 import hashlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import state
+from serving import placement, state
 from serving.gateway import routing
 
 
@@ -40,29 +41,14 @@ def test_a_units_place_is_the_first_eight_bytes_of_the_salted_hash():
     assert routing.position(digest) == int.from_bytes(digest[:8], "big") / 2**64
 
 
-def test_challenger_j_owns_its_slot_from_j_over_k():
-    assert routing.challenger_intervals([70, 20, 10], 0) == (
-        routing.Interval(0, 0.2, 1),
-        routing.Interval(0.5, 0.6, 2),
-    )
-    assert routing.challenger_intervals([10, 90], 1) == (routing.Interval(0, 0.1, 0),)
-
-
-def test_the_champion_has_the_largest_share_of_equals_the_first():
-    assert routing.route(endpoint([10, 90])).champion == 1
-    assert routing.route(endpoint([50, 50])).champion == 0
-
-
-@given(percentages=splits)
-def test_intervals_never_overlap_and_have_the_lengths_of_the_shares(percentages):
-    champion = percentages.index(max(percentages))
-    intervals = routing.challenger_intervals(percentages, champion)
-    end = 0.0
-    for one in intervals:
-        assert one.start >= end - 1e-12
-        assert one.end - one.start == pytest.approx(percentages[one.owner] / 100)
-        end = one.end
-    assert end <= 1 + 1e-12
+def test_units_lie_where_the_configuration_says():
+    view = endpoint([50, 50])
+    places = (placement.Place(0.0, 0.25, "v0"), placement.Place(0.25, 0.75, "v1"),
+              placement.Place(0.75, 1.0, "v0"))  # fmt: skip
+    route = routing.route(dataclasses.replace(view, places=places))
+    for unit in UNITS[:200]:
+        inside = 0.25 <= routing.position(routing.unit_digest(unit, "s")) < 0.75
+        assert route.draw(unit, 0.5).entity.name == ("v1" if inside else "v0")
 
 
 @given(percentages=splits, random=st.floats(0, 1, exclude_max=True))

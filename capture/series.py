@@ -16,16 +16,19 @@ from capture.settings import Settings
 MOST_POINTS = 2_000
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-DURATION_MS = (
-    pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us").cast(pl.Float64) / 1000
-)
+# Of each request, before requests are counted: a group of plain columns is summed up faster.
+MEASURED = {
+    "duration_us": pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us"),
+    "failed": filters.FAILED,
+    "execution_ms": pl.col("execution_duration_ms"),
+}
 METRICS: dict[str, pl.Expr] = {
     "requests": pl.len(),
-    "errors": filters.FAILED.sum(),
-    "p50": DURATION_MS.quantile(0.5),
-    "p95": DURATION_MS.quantile(0.95),
-    "p99": DURATION_MS.quantile(0.99),
-    "execution": pl.col("execution_duration_ms").mean(),
+    "errors": pl.col("failed").sum(),
+    "p50": pl.col("duration_us").quantile(0.5) / 1000,
+    "p95": pl.col("duration_us").quantile(0.95) / 1000,
+    "p99": pl.col("duration_us").quantile(0.99) / 1000,
+    "execution": pl.col("execution_ms").mean(),
 }
 COUNTS = ("requests", "errors")
 DIMENSIONS = {
@@ -131,16 +134,17 @@ def _measured(
     frame = _requests(settings, full_name, start, end)
     if frame is None:
         return []
-    time = pl.col("request_time")
     group = pl.lit(None, pl.String) if by is None else DIMENSIONS[by]
-    step_us = step * 1_000_000
-    begin = (time.dt.epoch("us") // step_us * step_us).cast(pl.Datetime("us", "UTC"))
-    return (
-        frame.group_by(group.alias("by"), begin.alias("time"))
+    place = pl.col("request_time").dt.epoch("us") // (step * 1_000_000)
+    found = (
+        frame.select(group.alias("by"), place.alias("place"), **MEASURED)
+        .group_by("by", "place")
         .agg(METRICS[name].alias(name) for name in metrics)
         .collect()
-        .to_dicts()
     )
+    return [
+        {**row, "time": EPOCH + timedelta(seconds=row["place"] * step)} for row in found.to_dicts()
+    ]
 
 
 def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -195,7 +199,7 @@ def _counted(
         frame.group_by(known[name].alias(name) for name in wanted)
         .agg(
             pl.len().cast(pl.Int64).alias("requests"),
-            METRICS["errors"].cast(pl.Int64).alias("errors"),
+            filters.FAILED.sum().cast(pl.Int64).alias("errors"),
             pl.col("execution_duration_ms").sum().alias("execution_ms"),
         )
         .collect()

@@ -37,8 +37,9 @@ class Requests:
         return router
 
     async def page(self, request: Request) -> Response:
-        """Rows of the unpacked tables, newest first, filtered: `endpoint`, `from`, `to`, `status`,
-        `served_entity`, `client_request_id`, `text`, `feature.<column>=lo..hi`."""
+        """Rows of the unpacked tables, newest first, filtered: `endpoint`, `from`, `to`, `status`
+        (200, 2xx to 5xx, or `failed`: 5xx, or the model raised), `served_entity`,
+        `client_request_id`, `text`, `feature.<column>=lo..hi` (or `=>lo`, `=<hi`, a value)."""
         asked = _asked(request)
         asked["endpoint"] = await run_in_threadpool(self._endpoints, request, asked)
         if not asked["endpoint"]:
@@ -54,11 +55,12 @@ class Requests:
         return envelope.Json(await self.context.read("request_detail", asked))
 
     async def parquet(self, request: Request) -> Response:
-        """The rows of a filter as a Parquet file."""
+        """The rows of a filter as a Parquet file, oldest first; more than 1,000,000: refused."""
         return await self._export(request, "parquet")
 
     async def csv(self, request: Request) -> Response:
-        """The rows of a filter as CSV."""
+        """The rows of a filter as CSV, oldest first, in which no cell is a formula to a
+        spreadsheet; more than 1,000,000: refused."""
         return await self._export(request, "csv")
 
     async def _export(self, request: Request, form: str) -> Response:

@@ -5,8 +5,8 @@ looking. Everything said about an experiment anywhere is read from its result. C
 experiments.md; the decision table is in rules.py.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil, inf, isfinite
 from typing import Any
@@ -81,6 +81,27 @@ def decide(found: sums.Sums, now: datetime) -> Decision:
         raise ValueError(f"sums: {len(old)} blocks have changed by {now}; summarise them anew.")
     with np.errstate(over="ignore", invalid="ignore"):  # absurd values end as None, not as warnings
         return _decision(findings(found, arms.microseconds(now)), now)
+
+
+def choose(found: Sequence[Decision]) -> list[Decision]:
+    """Of several challengers that may be promoted the one with the highest lower bound is; the
+    others hold (`lost_to:...`). One decision per challenger, of one policy."""
+    able = [one for one in found if one.action == "promote"]
+    best = max(able, key=_least_gain, default=None)
+    return [one if one is best or one not in able else _lost(one, best) for one in found]
+
+
+def _least_gain(one: Decision) -> float:
+    """The lower end of the interval, in the good direction."""
+    shown = one.metrics[one.primary]
+    low, high = shown["interval"]
+    return float(low if shown["direction"] == "higher" else -high)
+
+
+def _lost(one: Decision, best: Decision | None) -> Decision:
+    winner = None if best is None else best.challenger
+    summary = f"Hold: {one.challenger} may be promoted, and {winner} is surer to gain more."
+    return replace(one, action="hold", reasons=[f"lost_to:{winner}"], summary=summary)
 
 
 def _decision(found: rules.Findings, now: datetime) -> Decision:

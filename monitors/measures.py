@@ -4,11 +4,13 @@ Source: experiments.md, "Policy": the metric value of a labelled row.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from monitors import arms, cells, policies
+from monitors import cells, policies
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -17,9 +19,19 @@ Flags = NDArray[np.bool_]
 CLIP = 1e-15
 
 
+class Rows(Protocol):
+    """Answers of which some are labelled."""
+
+    @property
+    def labelled(self) -> Flags: ...
+
+    def column(self, name: str, rows: Ints) -> pl.Series:
+        """The values of a column at these positions, all null where the column is absent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The rows (positions in Arms) that have a value of a metric. values: y, or the score of an
+    """The rows (positions) that have a value of a metric. values: y, or the score of an
     AUC; positive: the class of each row, for an AUC only."""
 
     rows: Ints
@@ -39,7 +51,7 @@ def quality(policy: policies.Policy) -> dict[str, policies.Metric]:
     return {name_of(m): m for m in chosen if m.kind in policies.QUALITY_KINDS}
 
 
-def sample(data: arms.Arms, metric: policies.Metric) -> Sample:
+def sample(data: Rows, metric: policies.Metric) -> Sample:
     """The labelled rows that have a value of this metric."""
     labelled = np.flatnonzero(data.labelled)
     if metric.kind == "auc":
@@ -57,7 +69,7 @@ def sample(data: arms.Arms, metric: policies.Metric) -> Sample:
     return Sample(labelled[there], y[there])
 
 
-def _hits(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Sample:
+def _hits(data: Rows, metric: policies.Metric, labelled: Ints) -> Sample:
     prediction, label = (data.column(name, labelled) for name in ("prediction", "label"))
     y = cells.equal(prediction, label).astype(float)
     if metric.name not in ("recall", "precision"):
@@ -66,7 +78,7 @@ def _hits(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Sample:
     return Sample(labelled[among], y[among])
 
 
-def _losses(data: arms.Arms, metric: policies.Metric, labelled: Ints) -> Floats:
+def _losses(data: Rows, metric: policies.Metric, labelled: Ints) -> Floats:
     label = data.column("label", labelled)
     truth = cells.numbers(label)
     if metric.name in ("mse", "mae"):

@@ -2,6 +2,7 @@
 
 The numbers are compared with scikit-learn, least squares, or a formula written out in loops."""
 
+import dataclasses
 import json
 import math
 from datetime import UTC, datetime, timedelta, timezone
@@ -522,6 +523,36 @@ def test_several_challengers_share_the_error_budget() -> None:
     third = decide(rows, alpha=0.05 / 3)
     assert width[1] > width[0]
     assert same(third["metrics"]["accuracy"], three["metrics"]["accuracy"])
+
+
+def test_of_several_that_may_be_promoted_the_surest_is_and_the_others_hold() -> None:
+    found = [
+        experiments.evaluate(requests(right=(0.7, rate)), policy(challengers=3), LATE)
+        for rate in (0.8, 0.9, 0.7)
+    ]
+    first, best, equal = (
+        dataclasses.replace(one, challenger=name)
+        for one, name in zip(found, ("v3", "v4", "v5"), strict=True)
+    )
+    chosen = experiments.choose([first, best, equal])
+    assert [(one.action, one.reasons) for one in chosen[:2]] == [
+        ("hold", ["lost_to:v4"]),
+        ("promote", ["better"]),
+    ]
+    assert chosen[2] == equal and chosen[0].metrics == first.metrics
+    assert experiments.choose([equal]) == [equal]
+
+
+def test_of_several_losses_the_one_that_surely_falls_most_wins() -> None:
+    primary = {"name": "brier", "mde": 0.02}
+    rows = requests(right=(0.7, 0.9), hours=72)
+    weak = requests(right=(0.7, 0.8), hours=72)
+    found = [
+        experiments.evaluate(rows if name == "v3" else weak, policy(primary=primary), LATE)
+        for name in ("v3", "v4")
+    ]
+    assert [one.action for one in found] == ["promote", "promote"]
+    assert [one.action for one in experiments.choose(found)] == ["promote", "hold"]
 
 
 def test_information_is_shown_and_never_decides() -> None:

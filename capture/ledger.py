@@ -1,21 +1,19 @@
-"""Facts of the server's own tables: written in the SQL transaction that makes them, then to Delta.
+"""Facts of the server's own tables, on their way: SQL, and the columns that they will have.
 
-A fact waits in SQL until the maintenance process has it in its table, exactly once: facts get the
-number of a batch, the batch is committed as that version of the app transaction `ledger:<table>`,
-and only then do they leave SQL. A batch that a crash cut short keeps its number, so that it is
-either found committed, or committed as it was. Numbers are given by the one reader, hence no order
-of the writers' transactions can lose a fact.
+A fact is written in the SQL transaction that makes it, and waits there until it is in its Delta
+table: facts get the number of a batch, which `ledger_tables` commits, and then leave. A batch that
+a crash cut short keeps its number, so that it is found committed, or is committed as it was.
+Numbers are given by the one reader, hence no order of the writers' transactions can lose a fact.
+Gateways load this file: nothing of Delta here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from capture import database, delta, rows
-from capture.settings import Settings
+from capture import database, rows
 
 AUDIT = "system.access.audit"
 ENTITIES = "system.serving.served_entities"
@@ -108,44 +106,16 @@ def write(connection: sa.Connection, table: str, facts: Sequence[Mapping[str, An
         connection.execute(sa.insert(ledger), values)
 
 
-class Ledger:
-    """Brings facts from SQL to Delta. One per data directory: the maintenance process has it."""
-
-    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
-        self._settings, self._engine = settings, engine
-        self._open: dict[str, delta.Table] = {}
-
-    def follow(self) -> int:
-        """Commit what waits; gives the number of facts. Safe to repeat after any error."""
-        with database.reading(self._engine) as connection:
-            waiting = connection.execute(sa.select(ledger.c.table_name).distinct()).scalars().all()
-        return sum(self._commit(name) for name in sorted(waiting) if name in TABLES)
-
-    def _commit(self, name: str) -> int:
-        table, app_id = self._table(name), f"ledger:{name}"
-        committed = table.transaction_version(app_id) or 0
-        with database.transaction(self._engine) as connection:
-            batch, facts = _take(connection, name, committed)
-        if not facts:
-            return 0
-        table.append(_arrow(facts, table.schema), app_id, batch)
-        with database.transaction(self._engine) as connection:
-            _forget(connection, name, batch)
-        return len(facts)
-
-    def _table(self, name: str) -> delta.Table:
-        if name not in self._open:
-            shape, path = TABLES[name], delta.path_of(self._settings, name)
-            self._open[name] = delta.open_or_create(
-                path, shape.schema, shape.partition_by, time_column=shape.time_column
-            )
-        return self._open[name]
+def waiting(connection: sa.Connection) -> list[str]:
+    """The tables that facts wait for, by name."""
+    found = connection.execute(sa.select(ledger.c.table_name).distinct()).scalars()
+    return sorted(found)
 
 
-def _take(connection: sa.Connection, name: str, committed: int) -> tuple[int, list[dict[str, Any]]]:
+def take(connection: sa.Connection, name: str, committed: int) -> tuple[int, list[dict[str, Any]]]:
     """The next batch: the one that was begun, else of facts without one. committed: the newest
     batch in the table."""
-    _forget(connection, name, committed)
+    forget(connection, name, committed)
     mine = ledger.c.table_name == name
     begun = connection.execute(sa.select(sa.func.min(ledger.c.batch)).where(mine)).scalar()
     batch = committed + 1 if begun is None else begun
@@ -157,23 +127,7 @@ def _take(connection: sa.Connection, name: str, committed: int) -> tuple[int, li
     return batch, list(connection.execute(found).scalars())
 
 
-def _forget(connection: sa.Connection, name: str, batch: int) -> None:
+def forget(connection: sa.Connection, name: str, batch: int) -> None:
     """Drop the facts of batches up to this one: they are in the table, on disk."""
     where = (ledger.c.table_name == name, ledger.c.batch <= batch)
     connection.execute(sa.delete(ledger).where(*where))
-
-
-def _arrow(facts: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    columns = [_column([fact.get(field.name) for fact in facts], field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_timestamp(kind):
-        return pa.array(values, pa.int64()).cast(kind)
-    if pa.types.is_date32(kind):
-        return pa.array(values, pa.int32()).cast(kind)
-    if pa.types.is_string(kind):
-        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-        return pa.array(texts, kind)
-    return pa.array(values, kind)

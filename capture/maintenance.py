@@ -30,7 +30,7 @@ from capture import (
     delta_history,
     delta_log,
     errors,
-    ledger,
+    ledger_tables,
     logline,
     names,
     publisher,
@@ -219,7 +219,7 @@ class Keeper:
         self._begun_at = time.monotonic()
         self._kept_at: dict[str, float] = {}
         self._engine = database.open_engine(settings)
-        self._ledger = ledger.Ledger(settings, self._engine)
+        self._ledger = ledger_tables.Follower(settings, self._engine)
         self._upkeep: dict[str, upkeep.Upkeep] = {}
 
     def tables(self) -> dict[str, Path]:

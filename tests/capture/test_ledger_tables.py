@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from capture import database, delta, ledger, upkeep
+from capture import database, delta, ledger, ledger_tables, upkeep
 from capture.settings import Settings
 
 
@@ -46,7 +46,7 @@ def written(settings: Settings) -> pl.DataFrame:
 def test_facts_come_to_their_table_in_order_and_leave_sql(
     settings: Settings, state: sa.Engine
 ) -> None:
-    book = ledger.Ledger(settings, state)
+    book = ledger_tables.Follower(settings, state)
     write(state, 1, 2)
     assert book.follow() == 2
     write(state, 3)
@@ -64,7 +64,7 @@ def test_a_fact_of_a_transaction_that_failed_comes_nowhere(
     with pytest.raises(RuntimeError), database.transaction(state) as connection:
         ledger.write(connection, ledger.AUDIT, [fact(1)])
         raise RuntimeError("it was not to be")
-    assert ledger.Ledger(settings, state).follow() == 0
+    assert ledger_tables.Follower(settings, state).follow() == 0
 
 
 class Killed(BaseException):
@@ -75,7 +75,7 @@ class Killed(BaseException):
 def test_killed_before_or_after_the_commit_each_fact_is_there_once(
     settings: Settings, state: sa.Engine, statement: str
 ) -> None:
-    ledger.Ledger(settings, state).follow()
+    ledger_tables.Follower(settings, state).follow()
     write(state, 1)
     seen = 0
 
@@ -89,10 +89,10 @@ def test_killed_before_or_after_the_commit_each_fact_is_there_once(
 
     sa.event.listen(state, "after_cursor_execute", kill)
     with pytest.raises(Killed):
-        ledger.Ledger(settings, state).follow()
+        ledger_tables.Follower(settings, state).follow()
     sa.event.remove(state, "after_cursor_execute", kill)
     write(state, 2)
-    book = ledger.Ledger(settings, state)
+    book = ledger_tables.Follower(settings, state)
     while book.follow():
         pass
     assert written(settings)["event_id"].to_list() == ["1", "2"]
@@ -105,10 +105,10 @@ def test_facts_wait_while_their_table_cannot_be_made(settings: Settings, state: 
     path.parent.mkdir(parents=True)
     path.write_text("in the way")
     with pytest.raises(OSError):
-        ledger.Ledger(settings, state).follow()
+        ledger_tables.Follower(settings, state).follow()
     path.unlink()
     write(state, 2)
-    assert ledger.Ledger(settings, state).follow() == 2
+    assert ledger_tables.Follower(settings, state).follow() == 2
     assert written(settings)["event_id"].to_list() == ["1", "2"]
 
 
@@ -119,19 +119,19 @@ def test_a_table_made_anew_takes_up_where_the_lost_one_was(
     write(state, 1)
     with database.transaction(state) as connection:
         connection.execute(sa.update(ledger.ledger).values(batch=7))
-    assert ledger.Ledger(settings, state).follow() == 1
+    assert ledger_tables.Follower(settings, state).follow() == 1
     handle = deltalake.DeltaTable(delta.path_of(settings, ledger.AUDIT))
     assert handle.transaction_version(f"ledger:{ledger.AUDIT}") == 7
     write(state, 2)
-    assert ledger.Ledger(settings, state).follow() == 1
+    assert ledger_tables.Follower(settings, state).follow() == 1
     assert written(settings)["event_id"].to_list() == ["1", "2"]
 
 
 FOLLOW = """
-from capture import database, ledger
+from capture import database, ledger_tables
 from capture.settings import Settings
 settings = Settings()
-book = ledger.Ledger(settings, database.open_engine(settings))
+book = ledger_tables.Follower(settings, database.open_engine(settings))
 print("ready", flush=True)
 while True:
     book.follow()
@@ -154,7 +154,7 @@ def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(
                 wanted.append(next(numbers))
                 write(state, wanted[-1])
             child.kill()
-    book = ledger.Ledger(settings, state)
+    book = ledger_tables.Follower(settings, state)
     while book.follow():
         pass
     assert [int(number) for number in written(settings)["event_id"]] == wanted

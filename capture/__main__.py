@@ -20,6 +20,7 @@ log = logline.logger("capture")
 POLL_SECONDS = 0.025
 FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.1, 30.0
 GOOD_WORK_SECONDS = 60.0
+FULL_DISK_SECONDS = 0.5
 
 
 class Child:
@@ -109,16 +110,21 @@ def _locked(path: Path) -> int | None:
 
 
 @contextmanager
-def said_ready(settings: Settings) -> Iterator[None]:
-    """`run/committer.ready` for as long as we answer."""
+def said_ready(settings: Settings, stop: threading.Event) -> Iterator[None]:
+    """`run/committer.ready` for as long as we answer. Where the disk is so full that not even the
+    reserve helps, space is waited for: a process that ends comes back later than the space."""
     path = settings.run_dir / "committer.ready"
     text = json.dumps({"pid": os.getpid()})
-    try:
-        committer.write_whole(path, text)
-    except OSError as error:
-        if not committer.is_disk_full(error) or not wal.give_reserve(settings.wal_dir):
-            raise
-        committer.write_whole(path, text)
+    while not stop.is_set():
+        try:
+            committer.write_whole(path, text)
+            break
+        except OSError as error:
+            if not committer.is_disk_full(error):
+                raise
+            if not wal.give_reserve(settings.wal_dir):
+                log.warning("ready_not_said", error=error.strerror)
+                stop.wait(FULL_DISK_SECONDS)
     try:
         yield
     finally:
@@ -131,7 +137,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     child = Child()
     untold: list[committer.Committed] = []
     try:
-        with said_ready(settings):
+        with said_ready(settings, stop):
             while not stop.is_set():
                 child.watch()
                 done = _turn(one)

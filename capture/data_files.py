@@ -133,7 +133,6 @@ def write_file(
     relative = "/".join([*folders, f"part-{uuid.uuid4()}.zstd.parquet"])
     target = path / relative
     delta_log.made(target.parent)
-    measured = layout.measured
     try:
         pq.write_table(
             rows.select(layout.file_schema.names),
@@ -142,18 +141,30 @@ def write_file(
             compression_level=1,
             row_group_size=ROW_GROUP_ROWS,
             use_dictionary=[c for c in layout.dictionary_columns if c not in layout.partition_by],
-            write_statistics=measured,
+            write_statistics=layout.measured,
         )
         delta_log.sync(target)
         delta_log.sync(target.parent)
     except BaseException:  # on a full disk its bytes are needed
         target.unlink(missing_ok=True)
         raise
+    return described(path, relative, layout, partition, rows, is_new_data)
+
+
+def described(
+    path: Path,
+    relative: str,
+    layout: Layout,
+    partition: Mapping[str, str | None],
+    rows: pa.Table,
+    is_new_data: bool = True,
+) -> AddAction:
+    """What a commit tells of a file of a table's folder that holds these rows."""
     return AddAction(
         path=relative,
-        size=target.stat().st_size,
+        size=(path / relative).stat().st_size,
         partition_values=dict(partition),
         modification_time=time.time_ns() // 1_000_000,
         data_change=is_new_data,
-        stats=_statistics(rows, measured),
+        stats=_statistics(rows, layout.measured),
     )

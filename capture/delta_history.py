@@ -56,8 +56,8 @@ def _added(path: Path, commit_version: int, actions: list[dict[str, Any]]) -> li
 def files_since(path: Path, version: int) -> Since:
     """Data files of the commits above `version` (-1: all), without those of compaction.
 
-    Raises HistoryGone if these commits are older than the history, 8 days, or are damaged, or bring
-    back rows of one that was.
+    Raises HistoryGone if these commits are older than the history, 8 days, or were damaged, or
+    bring back rows of one that was.
     """
     present = delta_log.commit_versions(path)
     if not present:
@@ -78,7 +78,7 @@ def files_since(path: Path, version: int) -> Since:
         if actions is None:
             break  # torn: its owner will set it aside
         if delta_log.is_restored(actions):
-            raise HistoryGone(f"Commit {commit_version} brings back rows of an earlier one.")
+            raise HistoryGone(f"Commit {commit_version} is about rows of a damaged one.")
         files += _added(path, commit_version, actions)
         newest = commit_version
     return Since(newest, files)

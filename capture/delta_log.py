@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from capture import logline
 log = logline.logger(__name__)
 
 ACTIONS = "inferlake.actions"  # in a commit's information: the number of its other lines
-RESTORED = "inferlake.restored"  # there, too: its rows were in an earlier commit that was damaged
+# There, too: rows of a damaged commit are, or may be, elsewhere in the table.
+RESTORED = "inferlake.restored"
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 _COMMIT = re.compile(r"(\d{20})\.json")
 
@@ -92,7 +93,8 @@ def _information(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def is_restored(lines: Sequence[dict[str, Any]]) -> bool:
-    """Whether a commit brings back rows that an earlier version once had."""
+    """Whether a commit is about rows that a damaged one had: whoever counts on each commit's rows
+    being new has to compare."""
     return RESTORED in _information(lines)
 
 
@@ -136,12 +138,8 @@ def mend(path: Path) -> None:
             set_aside(commit_file(path, version), "commit_set_aside")
         else:
             replace_commit(path, version)
-    for version in checkpoint_versions(path)[-1:]:
-        if not is_parquet(checkpoint_file(path, version)):
-            set_aside(checkpoint_file(path, version), "checkpoint_set_aside")
-    pointer = path / "_delta_log" / "_last_checkpoint"
-    if pointer.exists() and not _names_a_checkpoint(path, pointer):
-        set_aside(pointer, "checkpoint_pointer_set_aside")
+    while damaged := damaged_checkpoint(path):
+        set_aside(damaged, "checkpoint_set_aside")
 
 
 def _torn_tail(path: Path) -> list[int]:
@@ -151,6 +149,15 @@ def _torn_tail(path: Path) -> list[int]:
             break
         torn.append(version)
     return torn
+
+
+def damaged_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint if it is torn, else `_last_checkpoint` if it names none."""
+    for version in checkpoint_versions(path)[-1:]:
+        if not is_parquet(checkpoint_file(path, version)):
+            return checkpoint_file(path, version)
+    pointer = path / "_delta_log" / "_last_checkpoint"
+    return pointer if pointer.exists() and not _names_a_checkpoint(path, pointer) else None
 
 
 def _names_a_checkpoint(path: Path, pointer: Path) -> bool:
@@ -189,12 +196,17 @@ def set_aside(file: Path, event: str) -> None:
     log.warning(event, table=file.parent.parent.name, file=file.name)
 
 
-def replace_commit(path: Path, version: int) -> None:
-    """Put a commit without actions where a damaged one is, or where one is missing."""
+def replace_commit(path: Path, version: int, told: Mapping[str, str] = {}) -> None:
+    """Put a commit without actions where a damaged one is, or where one is missing.
+
+    told: more to be said in its information."""
     file = commit_file(path, version)
     if file.exists():
         os.link(file, _aside(file))
-    information = {"timestamp": time.time_ns() // 1_000_000, "operation": "SET ASIDE", ACTIONS: "0"}
+    else:
+        _aside(file).touch()  # that one was missing must be known when its rows are looked for
+    now_ms = time.time_ns() // 1_000_000
+    information = {"timestamp": now_ms, "operation": "SET ASIDE", ACTIONS: "0", **told}
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         fresh.write_text(json.dumps({"commitInfo": information}))

@@ -311,7 +311,7 @@ class Unpacker:
         except (delta_history.HistoryGone, FileUnreadable):
             # So far behind that the log forgot these commits, or vacuum removed their files; or the
             # table was damaged, and what is left of it is taken in once somebody has mended it.
-            self._take_all()
+            self.take_all()
 
     def _sync_payload(self, version: int) -> None:
         for taken in range(self._done + 1, version + 1):
@@ -320,7 +320,7 @@ class Unpacker:
         if version > self._done:
             delta_log.sync(self._payload / "_delta_log")
 
-    def _take_all(self) -> None:
+    def take_all(self) -> None:
         """Take in what the payload table holds now, less the requests that are known already."""
         payload = deltalake.DeltaTable(self._payload)
         adds = pa.table(payload.get_add_actions()).select(["path", "num_records"]).to_pylist()
@@ -429,6 +429,11 @@ def _groups(
 
 
 _unpackers: dict[tuple[str, str], Unpacker] = {}
+
+
+def complete(settings: Settings, full_name: str) -> None:
+    """Take in whatever `<prefix>_unpacked` lacks of a payload table, as after damage to it."""
+    Unpacker(settings, full_name).take_all()
 
 
 def follow(settings: Settings, full_name: str) -> None:

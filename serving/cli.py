@@ -91,11 +91,17 @@ def demo(
 
 
 @app.command()
-def doctor(data_dir: DataDir = None) -> None:
+def doctor(
+    data_dir: DataDir = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Mend damaged tables; the server must not run.")
+    ] = False,
+) -> None:
     """Look at everything that can be wrong, and say what to do about it."""
     from serving import doctor as checks
 
-    findings = checks.examine(console.read_settings(data_dir=data_dir))
+    settings = console.read_settings(data_dir=data_dir)
+    findings = checks.mend(settings) if mend else checks.examine(settings)
     for finding in findings:
         mark = "ok     " if finding.ok else "problem"
         advice = f" -> {finding.advice}" if finding.advice else ""

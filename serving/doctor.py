@@ -1,5 +1,7 @@
 """`inferlake doctor`: what can be wrong with a data directory and its server, and what to do."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import platform
@@ -14,16 +16,17 @@ from pathlib import Path
 
 import alembic.runtime.migration
 import alembic.script
-import deltalake
 import sqlalchemy as sa
 
-from capture import database
+from capture import committer, database, mending, names, unpack
 from capture.settings import Settings
 from serving import processes
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB
 PACKAGES = ("inferlake", "deltalake", "pyarrow", "mlflow-skinny", "scikit-learn", "streamlit")
+BY_ITSELF = "`inferlake up` mends it, or `inferlake doctor --mend`"
+BY_CONSENT = "stop the server; `inferlake doctor --mend` saves what can be saved"
 PROCESSES = ("gateway", "controller", "committer", "monitor", "dashboard")
 
 
@@ -170,31 +173,75 @@ def _tables(settings: Settings) -> Iterator[Finding]:
     if "://" in settings.tables_root:
         yield Finding("tables", f"{settings.tables_root} is not looked at")
         return
-    logs = sorted(Path(settings.tables_root).glob("*/*/*/_delta_log"))
-    broken = [finding for path in logs if (finding := _broken(path.parent))]
-    yield from broken
-    yield Finding("tables", f"{len(logs) - len(broken)} of {len(logs)} can be read", not broken)
+    folders = _folders(settings)
+    broken = {folder: found for folder in folders if (found := _broken(folder))}
+    for found in broken.values():
+        yield from found
+    sound = len(folders) - len(broken)
+    yield Finding("tables", f"{sound} of {len(folders)} are sound", not broken)
 
 
-def _broken(folder: Path) -> Finding | None:
+def _folders(settings: Settings) -> list[Path]:
+    return [path.parent for path in sorted(Path(settings.tables_root).glob("*/*/*/_delta_log"))]
+
+
+def _broken(folder: Path) -> list[Finding]:
     name = ".".join(folder.parts[-3:])
-    last = max(
-        (path for path in (folder / "_delta_log").glob("*.json") if path.stem.isdecimal()),
-        default=None,
-    )
-    if last is not None and last.stat().st_size == 0:
-        # The library takes an empty commit for one without actions: its rows would vanish.
-        found = f"its last commit, {last.name}, is empty"
-        return Finding(name, found, False, f"move {last} aside and start the server")
-    try:
-        deltalake.DeltaTable(str(folder)).file_uris()
-    except BaseException as error:  # the library panics outside of Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        advice = f"remove {folder}/_delta_log/_last_checkpoint, then look again"
-        return Finding(name, f"cannot be read ({reason})", False, advice)
-    return None
+    return [
+        Finding(name, damage.found, False, BY_ITSELF if damage.by_itself else BY_CONSENT)
+        for damage in mending.examine(folder)
+    ]
+
+
+# Mending -----------------------------------------------------------------------------------------
+
+
+def mend(settings: Settings) -> list[Finding]:
+    """Mend damaged tables, as far as it can be done, then look at everything as `examine` does."""
+    with contextlib.ExitStack() as stack:
+        if not _is_alone(settings, stack):
+            advice = "stop it, then call `inferlake doctor --mend` again"
+            return [Finding("mending", "the server runs", False, advice)]
+        done = [*_mended(settings)]
+    return [*done, *examine(settings)]
+
+
+def _is_alone(settings: Settings, stack: contextlib.ExitStack) -> bool:
+    """Whether nobody writes to the tables, nor can begin to before the stack is left."""
+    for lock in (
+        settings.run_dir / "up.lock",
+        settings.wal_dir / "committer.lock",
+        settings.wal_dir / "maintenance.lock",
+    ):
+        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = stack.enter_context(lock.open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _mended(settings: Settings) -> Iterator[Finding]:
+    folders = {".".join(folder.parts[-3:]): folder for folder in _folders(settings)}
+    damaged = {name for name, folder in folders.items() if mending.examine(folder)}
+    for name in sorted(damaged):
+        yield from _told(name, mending.mend_log(folders[name]))
+    # Rows that wait in the log come first: what is then still in no commit is lost otherwise.
+    committer.Committer(settings).finish()
+    waits = any(settings.wal_dir.glob("*/*.seg"))
+    for name in sorted(damaged):
+        if any(not damage.by_itself for damage in mending.examine(folders[name])):
+            yield from _told(name, mending.mend_files(folders[name]))
+            if not waits and not name.endswith("_unpacked"):
+                yield from _told(name, mending.restore(folders[name]))
+        payload = str(names.table_name(name).sibling("payload"))
+        if name.endswith("_unpacked") and payload in folders:
+            unpack.complete(settings, payload)
+
+
+def _told(name: str, done: list[str]) -> list[Finding]:
+    return [Finding(name, text) for text in done]
 
 
 def _versions() -> Iterator[Finding]:

@@ -144,7 +144,8 @@ def nothing(name: str, filters: dict[str, Any]) -> None:
 def listing(rows: list[api.Json], following: str | None) -> None:
     """The table, newest first, and the way to the pages before and after."""
     tokens = st.session_state["requests_tokens"]
-    shown = [table_row(row) for row in rows]
+    known = features_of(rows)
+    shown = [table_row(row, known) for row in rows]
     noun = "row" if len(rows) == 1 else "rows"
     more = "" if following or tokens else " in all"
     st.caption(
@@ -190,18 +191,18 @@ def _back() -> None:
     st.session_state["requests_tokens"].pop()
 
 
-def table_row(row: api.Json) -> dict[str, Any]:
+def table_row(row: api.Json, features: list[str]) -> dict[str, Any]:
     """Known columns under their titles, then the features; values as text where they are nested."""
-    order = [
-        *[key for key in FIRST if key in row],
-        *features_of(row),
-        *[key for key in LAST if key in row],
-    ]
+    order = [key for key in (*FIRST, *features, *LAST) if key in row]
     return {TITLES.get(key, key): shown_value(key, row[key]) for key in order}
 
 
-def features_of(row: api.Json) -> list[str]:
-    return [key for key in row if key not in (*FIRST, *LAST) and key not in HIDDEN]
+def features_of(rows: list[api.Json]) -> list[str]:
+    """Features that have a value in some row; what failed may lack all that is looked up."""
+    own = {*FIRST, *LAST, *HIDDEN}
+    return list(
+        dict.fromkeys(k for row in rows for k in row if k not in own and row[k] is not None)
+    )
 
 
 def shown_value(key: str, value: Any) -> Any:
@@ -298,8 +299,7 @@ def features(reply: api.Json) -> None:
     """What the model was given, value by value, and what was looked up for it."""
     rows = [row for row in reply.get("rows") or [] if isinstance(row, dict)]
     looked_up = reply.get("looked_up") or {}
-    names = [key for row in rows[:1] for key in features_of(row)]
-    names += [key for key in looked_up if key not in names]
+    names = list(dict.fromkeys([*features_of(rows[:MOST_ROWS_SHOWN]), *looked_up]))
     if not names:
         return
     st.markdown("**Features**")
@@ -370,7 +370,7 @@ def payload(value: Any) -> None:
             text = value
     else:
         text = json.dumps(value, indent=2)
-    st.code(text[:100_000], language="json", height=260)
+    st.code(text[:100_000], language="json", height=260, wrap_lines=True)
 
 
 main()

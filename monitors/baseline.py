@@ -6,7 +6,8 @@ also the largest distance that the baseline's own windows have from the whole: w
 make windows differ without any drift.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from capture import errors
-from monitors import distances, intake, kept, quality, tables, watched, windows
+from monitors import distances, intake, kept, quality, slices, tables, watched, windows
 
 SMALLEST_WINDOW = 200
 MOST_WINDOWS = 400
@@ -35,6 +36,14 @@ class Baseline:
     versions: tuple[str, ...] = ()
     counts: quality.QualityCounts | None = None
     problem: str | None = None
+    by_slice: dict[slices.Slice, "Baseline"] = field(default_factory=dict)
+
+    def of(self, slice_: slices.Slice | None) -> "Baseline":
+        """The part that a slice is compared with; nothing where it has none of its rows."""
+        if slice_ is None:
+            return self
+        nothing = Baseline(self.baseline_version, self.commit_version, versions=self.versions)
+        return self.by_slice.get(slice_, nothing)
 
     def group(self, version: str | None, column: str, outputs: Sequence[str]) -> kept.Group:
         """Which profile a group of a window is compared with."""
@@ -81,7 +90,23 @@ def build(
     for version, part in versions.items():
         _profiles(made, version, part, shape, outputs)
     made.counts = _quality(rows, shape)
+    for slice_, part in _slices(rows, shape):
+        whole = dataclasses.replace(shape, slicing_exprs=())
+        made.by_slice[slice_] = build(part, whole, columns, baseline_version, commit_version)
     return made
+
+
+def _slices(
+    rows: pl.DataFrame, shape: watched.Shape
+) -> Iterator[tuple[slices.Slice, pl.DataFrame]]:
+    """The most frequent values of each slicing expression that the baseline's columns can tell."""
+    for text in shape.slicing_exprs:
+        try:
+            values = slices.labels(rows, slices.parse([text], rows.columns))[text]
+        except errors.InvalidParameter:
+            continue  # its windows have nothing to be compared with, and say so
+        for value in slices.heaviest(slices.counted(values)):
+            yield (text, value), rows.filter(values == value)
 
 
 def _versions(rows: pl.DataFrame, shape: watched.Shape) -> dict[str, pl.DataFrame]:
@@ -136,11 +161,28 @@ def _quality(rows: pl.DataFrame, shape: watched.Shape) -> quality.QualityCounts 
     return quality.summarise(frame, shape.problem)
 
 
-def save(folder: Path, made: Baseline) -> None:
+def save(folder: Path, made: Baseline, slicing_exprs: Sequence[str] = ()) -> None:
     """Keep a baseline for the next process, and for the one that draws histograms."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept.write_profiles(folder / kept.BASELINE_PROFILES, made.profiles)
-    facts: dict[str, Any] = {
+    for number, part in enumerate(made.by_slice.values()):
+        kept.write_profiles(folder / _slice_file(number), part.profiles)
+    facts = {
+        **_facts(made),
+        "slicing_exprs": list(slicing_exprs),
+        "slices": [[*slice_, _facts(part)] for slice_, part in made.by_slice.items()],
+    }
+    kept.replace_file(
+        folder / kept.BASELINE_FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY)
+    )
+
+
+def _slice_file(number: int) -> str:
+    return f"baseline-slice-{number}.zst"
+
+
+def _facts(made: Baseline) -> dict[str, Any]:
+    return {
         "baseline_version": made.baseline_version,
         "commit_version": made.commit_version,
         "versions": made.versions,
@@ -148,26 +190,32 @@ def save(folder: Path, made: Baseline) -> None:
         "quality": quality.to_dict(made.counts) if made.counts is not None else None,
         "problem": made.problem,
     }
-    kept.replace_file(
-        folder / kept.BASELINE_FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY)
-    )
 
 
-def load(folder: Path) -> Baseline | None:
-    """What `save` kept, if it can be read."""
+def load(folder: Path, slicing_exprs: Sequence[str] | None = None) -> Baseline | None:
+    """What `save` kept, if it can be read and was cut by these expressions; None: by any."""
     try:
         facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
-        return Baseline(
-            facts["baseline_version"],
-            facts["commit_version"],
-            kept.read_profiles(folder / kept.BASELINE_PROFILES),
-            {(v, c, g): value for v, c, g, value in facts["maxima"]},
-            tuple(facts["versions"]),
-            quality.from_dict(facts["quality"]) if facts["quality"] else None,
-            facts["problem"],
-        )
+        if slicing_exprs is not None and facts["slicing_exprs"] != list(slicing_exprs):
+            return None
+        made = _read(facts, folder / kept.BASELINE_PROFILES)
+        for number, (text, value, part) in enumerate(facts["slices"]):
+            made.by_slice[text, value] = _read(part, folder / _slice_file(number))
+        return made
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def _read(facts: Mapping[str, Any], profiles: Path) -> Baseline:
+    return Baseline(
+        facts["baseline_version"],
+        facts["commit_version"],
+        kept.read_profiles(profiles),
+        {(v, c, g): value for v, c, g, value in facts["maxima"]},
+        tuple(facts["versions"]),
+        quality.from_dict(facts["quality"]) if facts["quality"] else None,
+        facts["problem"],
+    )
 
 
 def current(
@@ -181,7 +229,7 @@ def current(
     """The baseline of a version: the one at hand, the one on disk, or a new one, which is profiled
     once. One that cannot be read is tried again at every call. A new one first decides on columns
     that were not seen yet: the centre of a histogram comes from the baseline."""
-    for known in (before, load(folder)):
+    for known in (before, load(folder, shape.slicing_exprs)):
         fits = known is not None and known.baseline_version == baseline_version
         if known is not None and fits and known.problem is None:
             return known
@@ -192,5 +240,5 @@ def current(
     columns.update(watched.choose(rows, shape, columns))
     made = build(rows, shape, columns, baseline_version, commit_version)
     if made.problem is None:
-        save(folder, made)
+        save(folder, made, shape.slicing_exprs)
     return made

@@ -84,6 +84,7 @@ def with_baseline(
     columns: Mapping[str, watched.Column],
 ) -> Iterator[Comparison]:
     """Every group of a window against the baseline; columns that it lacks are left out."""
+    reference = reference.of(key.slice)
     together = sum(1 for version, _ in reference.profiles if version is None)
     several = len({version for version, _ in window if version is not None}) > 1
     for (version, column), current in window.items():

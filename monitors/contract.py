@@ -18,6 +18,7 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 PROFILE_TYPES = ("snapshot", "time_series", "inference_log")
 SERVICE_KEYS = ("start_time", "holdout_percentage", "guard")
 MAX_BODY_BYTES = 1 << 20
+MOST_SLICING_EXPRS = 20
 
 
 # --- reading bodies ------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class MonitorConfig(Shape):
     time_series: TimeSeries | None = None
     inference_log: InferenceLog | None = None
     baseline_table_name: str | None = None
-    slicing_exprs: list[str] | None = None
+    slicing_exprs: list[str] | None = pydantic.Field(default=None, max_length=MOST_SLICING_EXPRS)
     custom_metrics: list[dict[str, Any]] | None = None
     schedule: Schedule | None = None
     notifications: Notifications | None = None
@@ -179,9 +180,8 @@ def monitor_config(given: Mapping[str, Any]) -> dict[str, Any]:
     _output_schema(config["output_schema_name"])
     if "baseline_table_name" in config:
         names.table_name(config["baseline_table_name"])
-    for kind in ("slicing_exprs", "custom_metrics"):
-        if config.pop(kind, None):
-            raise errors.NotImplementedHere(f"{kind} are not offered yet.")
+    if config.pop("custom_metrics", None):
+        raise errors.NotImplementedHere("custom_metrics are not offered yet.")
     return config
 
 

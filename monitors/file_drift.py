@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitors import distances, file_profiles, portions, profile
+from monitors import distances, file_profiles, portions, profile, slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Comparison:
     ) -> Iterator[dict[str, Any]]:
         """The window in the JSON form, then each of its slices."""
         named = windowing.shown(window.key, window.rows)
-        for slice_ in (None, *sorted(window.slices)):
+        for slice_ in (None, *sorted(window.sliced)):
             columns = {column.name: self._column(column, slice_, window) for column in self.columns}
             yield {
                 "window": named,
-                "rows": window.rows if slice_ is None else window.slices[slice_],
+                "rows": window.rows if slice_ is None else window.sliced[slice_],
                 "slice": None if slice_ is None else {"key": slice_[0], "value": slice_[1]},
                 "columns": ranked(columns),
             }
@@ -48,7 +48,7 @@ class Comparison:
     def _column(
         self,
         column: file_profiles.Column,
-        slice_: portions.Slice | None,
+        slice_: slices.Slice | None,
         window: file_profiles.Window,
     ) -> dict[str, Any]:
         group, nothing = (slice_, column.name), column.nothing()

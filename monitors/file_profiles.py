@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 
 from capture import errors
-from monitors import files, passes, portions, profile
+from monitors import files, passes, portions, profile, slices
 
-Group = tuple[portions.Slice | None, str]  # slice or None for all rows, column
+Group = tuple[slices.Slice | None, str]  # slice or None for all rows, column
 Window = passes.Window[profile.Profile]
 
 

@@ -23,7 +23,7 @@ METRICS = {
 MOST_CLASSES = 20
 DEVIATIONS = 3.0
 FEWEST_WINDOWS = 2
-_ALL = portions.Slicing((), {}, {})
+_ALL = portions.Slicing({}, {})
 
 Counts = quality.QualityCounts
 Measures = dict[str, dict[str, Any]]

@@ -74,7 +74,7 @@ def drift(
 ) -> None:
     """How far the columns of files are from those of a reference, the worst first."""
     with _failures():
-        from monitors import file_profiles, file_tables, files, portions
+        from monitors import file_profiles, file_tables, files, portions, slices
 
         windowing = _windowing(window_rows, window_by, timestamp, granularity)
         as_texts = _names(categorical)
@@ -83,7 +83,8 @@ def drift(
         apart = windowing.columns
         columns = file_profiles.choose(*sides, _names(numeric), as_texts, apart)
         shared = [name for name in sides[0].schema if name in sides[1].schema]
-        slicing = portions.Slicing.parse(slice or [], shared).heaviest(
+        parsed = slices.parse(slice or [], shared)
+        slicing = portions.Slicing(parsed, {}).heaviest(
             lambda cut: (batch for side in sides for batch in side.batches(cut))
         )
         with _pool() as pool, _progress(sides) as seen:

@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from capture.settings import Settings
-from monitors import intake, profile, watched, windows
+from monitors import intake, profile, slices, watched, windows
 
 FORMAT = 1
 WINDOWS_IN_MEMORY = 64
@@ -36,19 +36,23 @@ Group = tuple[str | None, str]  # (model version or None for all, column)
 
 
 class WindowKey(NamedTuple):
-    """A window of one granularity; a snapshot monitor has one, of no granularity."""
+    """A window of one granularity; a snapshot monitor has one, of no granularity. slice: only those
+    of its rows for which an expression has a value."""
 
     granularity: str | None
     start: datetime
+    slice: slices.Slice | None = None
 
     @property
     def text(self) -> str:
-        return f"{self.granularity or ''}|{self.start.isoformat()}"
+        cut = f"|{orjson.dumps(self.slice).decode()}" if self.slice else ""
+        return f"{self.granularity or ''}|{self.start.isoformat()}{cut}"
 
     @classmethod
     def read(cls, text: str) -> "WindowKey":
-        granularity, _, start = text.partition("|")
-        return cls(granularity or None, datetime.fromisoformat(start))
+        granularity, start, *cut = text.split("|", 2)
+        slice_ = tuple(orjson.loads(cut[0])) if cut else None
+        return cls(granularity or None, datetime.fromisoformat(start), slice_)
 
     @property
     def span(self) -> tuple[datetime, datetime]:
@@ -62,7 +66,8 @@ class WindowKey(NamedTuple):
         """The window right before this one; a snapshot has none."""
         assert self.granularity is not None
         just_before = self.start - TICK
-        return WindowKey(self.granularity, windows.align(just_before, self.granularity)[0])
+        start = windows.align(just_before, self.granularity)[0]
+        return WindowKey(self.granularity, start, self.slice)
 
     @property
     def spoken(self) -> str:
@@ -86,6 +91,7 @@ class WindowKey(NamedTuple):
 @dataclass(slots=True)
 class Manifest:
     """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
+    `slices`: the values of each slicing expression that count;
     `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
     baseline rows that the profile table holds; `filled`: version and column wherever a version ever
     had a value in it."""
@@ -100,6 +106,7 @@ class Manifest:
     ahead: str | None = None
     baseline_rows: str | None = None
     filled: list[list[str]] = field(default_factory=list)
+    slices: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -111,6 +118,7 @@ class Kept:
         found = read_manifest(folder)
         fits = found is not None and found.fingerprint == fingerprint
         self.manifest = found if found is not None and fits else Manifest(fingerprint)
+        self.outdated = found is not None and not fits  # of a configuration that is no more
         self.memory: OrderedDict[WindowKey, dict[Group, Profile]] = OrderedDict()
         self.changed: dict[WindowKey, dict[Group, Profile]] = {}
         self.filled = {(version, column) for version, column in self.manifest.filled}
@@ -122,10 +130,22 @@ class Kept:
         self.changed.clear()
         self.filled.clear()
 
-    def keys(self, granularity: str | None) -> list[WindowKey]:
-        """Known windows of a granularity, oldest first."""
-        known = {WindowKey.read(text) for text in self.manifest.windows} | set(self.changed)
-        return sorted(key for key in known if key.granularity == granularity)
+    def keys(self, granularity: str | None, slice_: slices.Slice | None = None) -> list[WindowKey]:
+        """Known windows of a granularity and a slice, None: of all rows; oldest first."""
+        return sorted(
+            key for key in self._known() if (key.granularity, key.slice) == (granularity, slice_)
+        )
+
+    def slices_of(self, granularity: str | None, start: datetime | None = None) -> list[WindowKey]:
+        """Known windows of slices, of one start or of any."""
+        return [
+            key
+            for key in self._known()
+            if key.slice and key.granularity == granularity and start in (None, key.start)
+        ]
+
+    def _known(self) -> set[WindowKey]:
+        return {WindowKey.read(text) for text in self.manifest.windows} | set(self.changed)
 
     def window(self, key: WindowKey) -> dict[Group, Profile] | None:
         """Profiles of a window, to be read only. Raises ReadAnew when its file is gone."""

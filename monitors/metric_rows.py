@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from monitors import comparisons, kept, profile, quality, tables, watched
+from monitors import comparisons, kept, profile, quality, slices, tables, watched
 
 QUANTILES = 1000
 QUALITY_NAMES = {
@@ -32,27 +32,34 @@ class Origin:
 
 
 def columns_key(key: kept.WindowKey) -> str:
-    return tables.window_key(key.granularity, key.start, "columns")
+    return tables.window_key(key.granularity, key.start, "columns", key.slice)
 
 
 def table_key(key: kept.WindowKey) -> str:
-    return tables.window_key(key.granularity, key.start, "table")
+    return tables.window_key(key.granularity, key.start, "table", key.slice)
 
 
 def drift_key(key: kept.WindowKey) -> str:
-    return tables.window_key(key.granularity, key.start, "drift")
+    return tables.window_key(key.granularity, key.start, "drift", key.slice)
 
 
 def _group(
-    key: kept.WindowKey | None, version: str | None, origin: Origin, row_key: str
+    key: kept.WindowKey | None,
+    version: str | None,
+    origin: Origin,
+    row_key: str,
+    slice_: slices.Slice | None,
 ) -> dict[str, Any]:
     start, end = key.span if key else (None, None)
+    expression, value = slice_ or (None, None)
     row: dict[str, Any] = {
         "window": {"start": start, "end": end} if key else None,
         "log_type": "INPUT" if key else "BASELINE",
         "logging_table_commit_version": origin.commit_version,
         "monitor_version": origin.monitor_version,
         "granularity": key.granularity if key else None,
+        "slice_key": expression,
+        "slice_value": value,
         tables.KEY: row_key,
         "refresh_id": origin.refresh_id,
     }
@@ -67,11 +74,12 @@ def of_columns(
     columns: Mapping[str, watched.Column],
     origin: Origin,
     row_key: str,
+    slice_: slices.Slice | None = None,
 ) -> list[dict[str, Any]]:
     """A row per column and group. `key` None: the rows describe the baseline."""
     return [
         {
-            **_group(key, version, origin, row_key),
+            **_group(key, version, origin, row_key, slice_),
             "column_name": name,
             "data_type": columns[name].data_type,
             **_profiled(one),
@@ -125,7 +133,7 @@ def of_table(
     """The whole-table row of each group: rows, filled columns, quality."""
     return [
         {
-            **_group(key, version, origin, table_key(key)),
+            **_group(key, version, origin, table_key(key), key.slice),
             "column_name": ":table",
             "count": group.rows,
             "non_null_columns": sorted(
@@ -189,7 +197,7 @@ def of_drift(
         against = one.drift_type == kept.BASELINE
         rows.append(
             {
-                **_group(one.key, one.version, origin, drift_key(one.key)),
+                **_group(one.key, one.version, origin, drift_key(one.key), one.key.slice),
                 "data_type": columns[one.column].data_type,
                 "window_cmp": _window(one.compared_with),
                 "baseline_version": origin.baseline_version if against else None,

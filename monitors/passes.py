@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from monitors import portions
+from monitors import portions, slices
 
 Measured = TypeVar("Measured")
 Job = tuple[Hashable, Callable[[], Measured]]
@@ -24,8 +24,8 @@ class Window(Generic[Measured]):
 
     key: portions.Key
     rows: int = 0
-    slices: dict[portions.Slice, int] = field(default_factory=dict)
-    measured: dict[tuple[portions.Slice | None, Hashable], Measured] = field(default_factory=dict)
+    sliced: dict[slices.Slice, int] = field(default_factory=dict)
+    measured: dict[tuple[slices.Slice | None, Hashable], Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class Pass(Generic[Measured]):
         yield from (held[key] for key in sorted(held))
 
     def _measure(self, window: Window[Measured], part: pa.RecordBatch) -> None:
-        work: list[tuple[portions.Slice | None, Job[Measured]]] = [
+        work: list[tuple[slices.Slice | None, Job[Measured]]] = [
             (None, job) for job in self.jobs(part)
         ]
         window.rows += part.num_rows
         for cut, rows in self.slicing.parts(part):
-            window.slices[cut] = window.slices.get(cut, 0) + rows.num_rows
+            window.sliced[cut] = window.sliced.get(cut, 0) + rows.num_rows
             work += [(cut, job) for job in self.jobs(rows)]
         found = self.pool.map(lambda one: one[1][1](), work)
         for (slice_, (name, _)), measured in zip(work, found, strict=True):

@@ -4,6 +4,7 @@ Windows: so many rows, one value of a column, or a stretch of time; without any,
 A batch is cut into runs of one window each, which keep the order of the rows.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -13,13 +14,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from capture import errors
-from monitors import cells, intake, windows
-
-MOST_SLICES = 100
+from monitors import intake, slices, windows
 
 Key = Any  # number of the window, value of its column, or start of its time: comparable
-Slice = tuple[str, str]  # expression, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,56 +103,33 @@ def frame(batch: pa.RecordBatch, columns: Sequence[str]) -> pl.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class Slicing:
-    """Slicing expressions over the columns they name, and which of their values count."""
+    """Slicing expressions by their text, and which of their values count."""
 
-    columns: tuple[str, ...]
     expressions: Mapping[str, pl.Expr]
     values: Mapping[str, frozenset[str]]
 
-    @classmethod
-    def parse(cls, texts: Sequence[str], schema: Sequence[str]) -> "Slicing":
-        """Of all values. Raises InvalidParameter, which names the node that is not allowed."""
-        from capture import expressions  # half a second that only slices need
+    @property
+    def columns(self) -> list[str]:
+        """What must be read to tell slices apart."""
+        return slices.columns_of(self.expressions)
 
-        found = {text: expressions.to_polars(text, schema) for text in dict.fromkeys(texts)}
-        named = {name for each in found.values() for name in each.meta.root_names()}
-        for text, expression in found.items():
-            if not expression.meta.root_names():
-                raise errors.InvalidParameter(f"Slice '{text}' names no column.")
-        return cls(tuple(name for name in schema if name in named), found, {})
-
-    def labelled(self, batch: pa.RecordBatch) -> dict[str, pl.Series]:
-        """Per expression the value of every row as text; a Boolean gives true and false."""
-        if not self.expressions:
-            return {}
-        rows = frame(batch, self.columns)
-        every = [expression.alias(text) for text, expression in self.expressions.items()]
-        try:
-            found = rows.with_columns(every)
-        except pl.exceptions.PolarsError as error:
-            said = " ".join(str(error).split())[:200]
-            given = "', '".join(self.expressions)
-            raise errors.InvalidParameter(f"Slice '{given}' cannot be computed: {said}") from None
-        return {text: cells.texts(found[text]) for text in self.expressions}
-
-    def parts(self, batch: pa.RecordBatch) -> Iterator[tuple[Slice, pa.RecordBatch]]:
+    def parts(self, batch: pa.RecordBatch) -> Iterator[tuple[slices.Slice, pa.RecordBatch]]:
         """The rows of each slice that counts."""
-        for text, labels in self.labelled(batch).items():
+        for text, labels in self._labels(batch).items():
             for value, part in grouped(batch, labels):
                 if value in self.values[text]:
                     yield (text, value), part
 
+    def _labels(self, batch: pa.RecordBatch) -> dict[str, pl.Series]:
+        return slices.labels(frame(batch, self.columns), self.expressions)
+
     def heaviest(self, batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]) -> "Slicing":
         """With the 100 most frequent values of each expression; batches: gives the rows to look
         at, some columns of them."""
-        seen: dict[str, dict[str, int]] = {text: {} for text in self.expressions}
+        seen: dict[str, Counter[str]] = {text: Counter() for text in self.expressions}
         if self.expressions:
             for batch in batches(self.columns):
-                for text, labels in self.labelled(batch).items():
-                    for value, rows in labels.drop_nulls().value_counts().iter_rows():
-                        seen[text][value] = seen[text].get(value, 0) + rows
-        kept = {
-            text: frozenset(sorted(rows, key=lambda value: (-rows[value], value))[:MOST_SLICES])
-            for text, rows in seen.items()
-        }
-        return Slicing(self.columns, self.expressions, kept)
+                for text, labels in self._labels(batch).items():
+                    seen[text].update(slices.counted(labels))
+        kept = {text: frozenset(slices.heaviest(rows)) for text, rows in seen.items()}
+        return Slicing(self.expressions, kept)

@@ -14,7 +14,7 @@ import polars as pl
 
 from capture import errors, names, query, reading
 from capture.settings import Settings
-from monitors import intake, kept, profile, tables
+from monitors import baseline, intake, kept, profile, slices, tables
 
 MOST_DECISIONS = 1000
 BINS = 50
@@ -60,6 +60,19 @@ def table_info(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
         for field in table.schema().fields
     ]
     return {"exists": True, "columns": columns, "commit_version": table.version()}
+
+
+def check_expressions(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Nothing, or InvalidParameter for a slicing expression that names a node that is not allowed,
+    or a column that the table lacks; a table that comes later may have any."""
+    table = tables.open_table(_uri(settings, arguments["table"]))
+    for text in arguments["slicing_exprs"]:
+        if table is None:
+            columns = slices.names_in(text)
+        else:
+            columns = [field.name for field in table.schema().fields]
+        slices.parse([text], columns)
+    return {}
 
 
 # --- drift ---------------------------------------------------------------------------------------
@@ -126,7 +139,22 @@ def _metric_rows(settings: Settings, full_name: str, arguments: Mapping[str, Any
         rows = rows.filter(pl.col("end") > datetime.fromisoformat(filters["from"]))
     if "to" in filters:
         rows = rows.filter(pl.col("start") < datetime.fromisoformat(filters["to"]))
+    text, value = _wanted_slice(filters) or (None, None)
+    rows = rows.filter(
+        pl.col("slice_key").eq_missing(pl.lit(text, pl.String)),
+        pl.col("slice_value").eq_missing(pl.lit(value, pl.String)),
+    )
     return rows.collect()
+
+
+def _wanted_slice(filters: Mapping[str, str]) -> slices.Slice | None:
+    """`expression=value`; the expression itself may hold an equals sign. Raises BadRequest."""
+    if "slice" not in filters:
+        return None
+    text, equals, value = filters["slice"].rpartition("=")
+    if not equals:
+        raise errors.BadRequest("slice: write the slicing expression, '=' and its value.")
+    return text, value
 
 
 def _of_version(rows: pl.DataFrame, arguments: Mapping[str, Any]) -> pl.DataFrame:
@@ -193,7 +221,8 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     if key is not None and key.granularity is not None:
         earlier = key.previous
         before = _profile(folder, manifest, earlier, (version, column))
-    base = _baseline(folder, version, column, arguments.get("outputs") or ())
+    outputs = arguments.get("outputs") or ()
+    base = _baseline(folder, _wanted_slice(filters), version, column, outputs)
     sides = {"current": current, "baseline": base, "previous": before}
     edges = _edges([one for one in sides.values() if one is not None])
     return {
@@ -206,23 +235,26 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _baseline(
-    folder: Path, version: str | None, column: str, outputs: Sequence[str]
+    folder: Path,
+    slice_: slices.Slice | None,
+    version: str | None,
+    column: str,
+    outputs: Sequence[str],
 ) -> kept.Profile | None:
-    try:
-        facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
-        known = kept.read_profiles(folder / kept.BASELINE_PROFILES)
-    except (FileNotFoundError, ValueError):
+    whole = baseline.load(folder)
+    if whole is None:
         return None
-    return known.get(kept.baseline_group(facts["versions"], version, column, outputs))
+    part = whole.of(slice_)
+    return part.profiles.get(part.group(version, column, outputs))
 
 
 def _wanted_window(
     manifest: kept.Manifest, filters: Mapping[str, str], granularity: str | None
 ) -> kept.WindowKey | None:
     """The window that begins and ends as asked; without a time the newest."""
-    known = sorted(
-        (kept.WindowKey.read(text) for text in manifest.windows), key=lambda key: key.start
-    )
+    wanted = _wanted_slice(filters)
+    every = (kept.WindowKey.read(text) for text in manifest.windows)
+    known = sorted((key for key in every if key.slice == wanted), key=lambda key: key.start)
     if "window_start" in filters:
         start = datetime.fromisoformat(filters["window_start"])
         known = [key for key in known if key.start == start]
@@ -366,6 +398,7 @@ def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
 OPERATIONS: dict[str, Callable[[Settings, dict[str, Any]], Any]] = {
     **query.OPERATIONS,
     "table_info": table_info,
+    "check_expressions": check_expressions,
     "drift": drift,
     "profiles": profiles,
     "quality": quality,

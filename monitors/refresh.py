@@ -26,6 +26,7 @@ from monitors import (
     kept,
     metric_rows,
     quality,
+    slices,
     state,
     tables,
     watch,
@@ -43,12 +44,18 @@ ANCHOR = datetime(2024, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Measured:
-    """What a refresh computed of its windows."""
+    """What a refresh computed of its windows. sliced: of those of slices, which are written down
+    and neither summed up nor alerted on."""
 
     compared: dict[kept.WindowKey, list[comparisons.Comparison]] = field(default_factory=dict)
     groups: dict[kept.WindowKey, dict[str | None, metric_rows.TableGroup]] = field(
         default_factory=dict
     )
+    sliced: "Measured | None" = None
+
+    def part(self, key: kept.WindowKey) -> "Measured":
+        """Where the numbers of a window belong."""
+        return self.sliced if key.slice and self.sliced is not None else self
 
 
 class Refresher:
@@ -83,7 +90,7 @@ class Refresher:
     def measure(self, known: watch.Watch, also: Iterable[kept.WindowKey]) -> Measured:
         """Compare every dirty window and the one after it; windows in `also` as well, unless what
         was found before still holds."""
-        found = Measured()
+        found = Measured(sliced=Measured())
         cells = self.cells[str(known.name)]
         changed = set(known.dirty.profiles)
         for key in known.dirty.profiles:
@@ -93,11 +100,11 @@ class Refresher:
         for key in sorted({*changed, *also}, key=str):
             if key not in cells:
                 cells[key] = _compared(known, key)
-            found.compared[key] = cells[key]
+            found.part(key).compared[key] = cells[key]
         while len(cells) > CELLS_IN_MEMORY:
             cells.popitem(last=False)
         for key in sorted(known.dirty.quality | set(also), key=str):
-            found.groups[key] = _groups(known, key)
+            found.part(key).groups[key] = _groups(known, key)
         return found
 
     def write(
@@ -125,12 +132,14 @@ class Refresher:
         for key in dirty.quality:
             window = known.kept.window(key) or {}
             profiles[metric_rows.table_key(key)] = metric_rows.of_table(
-                key, window, found.groups[key], origin
+                key, window, found.part(key).groups[key], origin
             )
         self._add_baseline(known, profiles, origin)
         drift = {
             metric_rows.drift_key(key): metric_rows.of_drift(cells, known.columns, origin)
-            for key, cells in found.compared.items()
+            for part in (found, found.sliced)
+            if part is not None
+            for key, cells in part.compared.items()
             if key in dirty.profiles or any(k in dirty.profiles for k in _before(key))
         }
         for name, schema, rows in (
@@ -152,9 +161,13 @@ class Refresher:
         row_key = _baseline_key(reference)
         if known.kept.manifest.baseline_rows == row_key and not known.dirty.everything:
             return
-        rows[row_key] = metric_rows.of_columns(
-            None, reference.profiles, known.columns, origin, row_key
-        )
+        rows[row_key] = [
+            row
+            for slice_ in (None, *reference.by_slice)
+            for row in metric_rows.of_columns(
+                None, reference.of(slice_).profiles, known.columns, origin, row_key, slice_
+            )
+        ]
         known.kept.manifest.baseline_rows = row_key
 
     # --- judging -----------------------------------------------------------------------------
@@ -245,8 +258,10 @@ def meet_new_baseline(known: watch.Watch) -> None:
     if reference is None or reference.problem is not None:
         return
     if known.kept.manifest.baseline_rows not in (None, _baseline_key(reference)):
-        known.dirty.profiles.update(newest_windows(known, 1))
-        known.dirty.quality.update(newest_windows(known, 1))
+        for key in newest_windows(known, 1):
+            both = {key, *known.kept.slices_of(key.granularity, key.start)}
+            known.dirty.profiles.update(both)
+            known.dirty.quality.update(both)
 
 
 def _baseline_key(reference: baseline.Baseline) -> str:
@@ -257,7 +272,7 @@ def _next(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
     """The known window right after this one, whose comparison with it changes, too."""
     if key.granularity is None:
         return []
-    after = kept.WindowKey(key.granularity, key.span[1])
+    after = kept.WindowKey(key.granularity, key.span[1], key.slice)
     return [after] if known.kept.window(after) is not None else []
 
 
@@ -272,7 +287,7 @@ def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Compa
     if known.baseline is not None and known.baseline.profiles:
         found += comparisons.with_baseline(key, window, known.baseline, known.shape, known.columns)
     if key.granularity is None:
-        earlier = [other for other in known.kept.keys(None) if other < key]
+        earlier = [other for other in known.kept.keys(None, key.slice) if other < key]
         before = earlier[-1] if earlier else None
     else:
         before = key.previous
@@ -289,7 +304,11 @@ def _rows_of(known: watch.Watch, key: kept.WindowKey) -> pl.DataFrame:
     if not known.rows.width:
         return known.rows
     start, end = key.span
-    return known.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
+    rows = known.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
+    if key.slice is None:
+        return rows
+    text, value = key.slice
+    return rows.filter(slices.labels(rows, slices.parse([text], rows.columns))[text] == value)
 
 
 def _groups(known: watch.Watch, key: kept.WindowKey) -> dict[str | None, metric_rows.TableGroup]:
@@ -306,10 +325,12 @@ def _groups(known: watch.Watch, key: kept.WindowKey) -> dict[str | None, metric_
         for (version,), part in rows.partition_by(model, as_dict=True).items():
             if version is not None:
                 parts[str(version)] = part
-    return {version: _group(known, part) for version, part in parts.items()}
+    return {version: _group(known, part, key.slice) for version, part in parts.items()}
 
 
-def _group(known: watch.Watch, rows: pl.DataFrame) -> metric_rows.TableGroup:
+def _group(
+    known: watch.Watch, rows: pl.DataFrame, slice_: slices.Slice | None
+) -> metric_rows.TableGroup:
     shape = known.shape
     label = "label" if shape.recorded else shape.label_col
     if shape.problem is None or label not in rows.columns:
@@ -328,7 +349,7 @@ def _group(known: watch.Watch, rows: pl.DataFrame) -> metric_rows.TableGroup:
         return metric_rows.TableGroup(rows.height, None, {}, {})
     counts = quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
     estimated: Mapping[str, Mapping[str, Any]] = {}
-    reference = known.baseline.counts if known.baseline is not None else None
+    reference = known.baseline.of(slice_).counts if known.baseline is not None else None
     if reference is not None and shape.problem == "classification":
         estimated = quality.estimated(reference, counts)
     return metric_rows.TableGroup(rows.height, counts, quality.metrics(counts), estimated)

@@ -73,6 +73,7 @@ class Monitors:
             if not info["exists"]:
                 raise errors.DoesNotExist(f"Table '{name}' does not exist.")
             _check_columns(config, info["columns"])
+        await _check_expressions(self.context, name, config)
         return await run_in_threadpool(self._create, request, name, config, recorded)
 
     def _create(
@@ -101,15 +102,21 @@ class Monitors:
     def _monitor(self, request: Request, table: str, level: str) -> state.Monitor:
         return monitor_for(self.context, request, table, level)
 
-    def update(
+    async def update(
         self, request: Request, table: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        found = self._monitor(request, table, "CAN_MANAGE")
-        caller = self.context.access.require(request, found.endpoint, "CAN_MANAGE")
+        found = await run_in_threadpool(self._monitor, request, table, "CAN_MANAGE")
         given = contract.body(raw)
         if "output_schema_name" not in given:
             raise errors.InvalidParameter("output_schema_name: a value is needed.")
         config = contract.updated_config(found.config, given)
+        await _check_expressions(self.context, found.table_name, config)
+        return await run_in_threadpool(self._update, request, found, config)
+
+    def _update(
+        self, request: Request, found: state.Monitor, config: dict[str, Any]
+    ) -> dict[str, Any]:
+        caller = self.context.access.require(request, found.endpoint, "CAN_MANAGE")
         now = routing_context.now_ms()
         baseline = config.get("baseline_table_name")
         with database.transaction(self.context.engine) as connection:
@@ -266,6 +273,15 @@ async def _info(context: Context, table: str) -> dict[str, Any]:
     """Existence and columns of a Delta table."""
     asked = {"table": table}
     return await context.reader.ask("table_info", asked, routing_context.READ_SECONDS)
+
+
+async def _check_expressions(context: Context, table: str, config: dict[str, Any]) -> None:
+    """Slicing expressions hold allowed nodes and columns that are there. Raises InvalidParameter.
+
+    Asked of the reading child: what parses and computes is not loaded here."""
+    if config.get("slicing_exprs"):
+        asked = {"table": table, "slicing_exprs": config["slicing_exprs"]}
+        await context.reader.ask("check_expressions", asked, routing_context.READ_SECONDS)
 
 
 def _id_of(name: str, recorded: catalog.RecordedTable | None) -> str:

@@ -343,7 +343,10 @@ def _properties(app_id: str, app_version: int) -> deltalake.CommitProperties:
     )
 
 
-def window_key(granularity: str | None, start: datetime, part: str) -> str:
+def window_key(
+    granularity: str | None, start: datetime, part: str, slice_: tuple[str, str] | None = None
+) -> str:
     """Key of the rows of one window; `part`: `columns`, `table` (its whole-table rows), `drift`."""
     begun = start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
-    return f"{granularity or 'snapshot'}|{begun}|{part}"
+    cut = f"|{json.dumps(slice_)}" if slice_ else ""
+    return f"{granularity or 'snapshot'}|{begun}|{part}{cut}"

@@ -6,7 +6,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from capture import errors, logline, names
 from capture.settings import Settings
-from monitors import baseline, intake, kept, profile, state, watched, windows
+from monitors import baseline, intake, kept, profile, slices, state, watched, windows
 
 log = logline.logger(__name__)
 
@@ -63,7 +63,7 @@ class Watch:
         self.baseline: baseline.Baseline | None = None
         self.kept = kept.Kept(self.folder, self.fingerprint)
         self.labels = intake.Labels(self.uri("labels"))
-        self.dirty = Dirty()
+        self.dirty = Dirty(everything=self.kept.outdated)
         self.troubles: list[str] = []
         self._open()
 
@@ -203,14 +203,43 @@ class Watch:
         if frame.is_empty():
             return
         self.columns.update(watched.choose(frame, self.shape, self.columns))
-        keep = watched.kept_columns(frame, self.shape, self.columns, self.slices)
+        sliced = self._sliced(frame)
+        by = [*self.slices, *slices.columns_of(sliced)]
+        keep = watched.kept_columns(frame, self.shape, self.columns, by)
         if self.shape.time_column is not None:
             self.rows = _joined(self.rows, [frame.select(keep)])
         self.label_version = -1  # the new rows have no labels yet
-        for key, part in self._windows(frame, moment):
-            self.kept.add(key, self._profiles(part))
-            self.dirty.profiles.add(key)
-            self.dirty.quality.add(key)
+        for whole, rows in self._windows(frame, moment):
+            for key, part in [(whole, rows), *self._slices(whole, rows, sliced)]:
+                self.kept.add(key, self._profiles(part))
+                self.dirty.profiles.add(key)
+                self.dirty.quality.add(key)
+
+    def _sliced(self, frame: pl.DataFrame) -> dict[str, pl.Expr]:
+        """The slicing expressions that can be told of these rows. The values that count are those
+        of the baseline, then the most frequent ones of the first rows."""
+        parsed: dict[str, pl.Expr] = {}
+        for text in self.shape.slicing_exprs:
+            try:
+                parsed |= slices.parse([text], frame.columns)
+                counts = slices.counted(slices.labels(frame, {text: parsed[text]})[text])
+            except errors.InvalidParameter as error:
+                parsed.pop(text, None)
+                self.troubles.append(f"Rows are left out of slice '{text}': {error.message}")
+                continue
+            values = self.kept.manifest.slices
+            values[text] = slices.heaviest(counts, values.get(text, ()))
+        return parsed
+
+    def _slices(
+        self, whole: kept.WindowKey, rows: pl.DataFrame, parsed: Mapping[str, pl.Expr]
+    ) -> Iterator[tuple[kept.WindowKey, pl.DataFrame]]:
+        for text, labels in slices.labels(rows, parsed).items():
+            known = self.kept.manifest.slices[text]
+            parts = rows.with_columns(labels.alias("__slice")).partition_by("__slice", as_dict=True)
+            for (value,), part in parts.items():
+                if value in known:
+                    yield whole._replace(slice=(text, str(value))), part
 
     def _real(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Without copies that were scored in the shadow and never answered."""
@@ -270,9 +299,14 @@ class Watch:
                 del found[group]
 
     def _snapshot(self, moment: datetime) -> None:
-        """A snapshot monitor's window: all rows so far, at this moment."""
-        fresh = kept.WindowKey(None, datetime.max.replace(tzinfo=UTC))
-        known = [key for key in self.kept.keys(None) if key != fresh]
+        """A snapshot monitor's window: all rows so far, at this moment; and those of each slice."""
+        cuts = {key.slice for key in self.kept.slices_of(None)}
+        for slice_ in (None, *sorted(cut for cut in cuts if cut)):
+            self._snapshot_of(slice_, moment)
+
+    def _snapshot_of(self, slice_: slices.Slice | None, moment: datetime) -> None:
+        fresh = kept.WindowKey(None, datetime.max.replace(tzinfo=UTC), slice_)
+        known = [key for key in self.kept.keys(None, slice_) if key != fresh]
         total = dict(self.kept.window(known[-1]) or {}) if known else {}
         for group, more in (self.kept.window(fresh) or {}).items():
             total[group] = profile.merge(total[group], more) if group in total else more
@@ -281,7 +315,7 @@ class Watch:
         self.dirty.quality.discard(fresh)
         if not total:
             return
-        key = kept.WindowKey(None, moment)
+        key = kept.WindowKey(None, moment, slice_)
         self.kept.replace(key, total)
         self.dirty.profiles.add(key)
         self.dirty.quality.add(key)
@@ -310,6 +344,7 @@ class Watch:
         for granularity in self.shape.granularities:
             for start in windows.assign(times, granularity).unique().drop_nulls().to_list():
                 self.dirty.quality.add(kept.WindowKey(granularity, start))
+                self.dirty.quality.update(self.kept.slices_of(granularity, start))
 
     # --- the end of a refresh ----------------------------------------------------------------
 

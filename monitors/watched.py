@@ -56,6 +56,7 @@ class Shape:
     label_col: str | None
     problem: str | None
     recorded: bool
+    slicing_exprs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], recorded: bool) -> "Shape":
@@ -72,6 +73,7 @@ class Shape:
             label_col=given.get("label_col"),
             problem=kind or None,
             recorded=recorded,
+            slicing_exprs=tuple(config.get("slicing_exprs") or ()),
         )
 
     @property

@@ -170,9 +170,37 @@ def test_a_body_that_is_no_json_object_is_a_400(server, raw):
 
 
 def test_what_is_not_offered_says_so_after_its_check(server):
-    body = {**CONFIG, "slicing_exprs": ["carrier"]}
+    metric = {"type": "CUSTOM_METRIC_TYPE_AGGREGATE", "name": "m"}
+    body = {**CONFIG, "custom_metrics": [metric]}
     assert server.call("POST", MONITOR, body, 501)["error_code"] == "NOT_IMPLEMENTED"
-    assert server.call("POST", MONITOR, {**body, "slicing_exprs": "carrier"}, 400)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("read_csv('/etc/passwd')", "READ_CSV"),
+        ("(SELECT max(temp) FROM t)", "Subquery"),
+        ("carrier; DROP TABLE t", "one expression"),
+        ("temp > @x", "Parameter"),
+        ("(" * 500 + "temp" + ")" * 500, "parts"),
+        ("temp" + " " * 10_000, "2000 characters"),
+        ("1 = 1", "names no column"),
+    ],
+)
+def test_a_hostile_slice_is_a_400_that_names_what_is_wrong(server, text, named):
+    for method in ("POST", "PUT"):
+        if method == "PUT":
+            server.call("POST", MONITOR, CONFIG)
+        found = server.call(method, MONITOR, {**CONFIG, "slicing_exprs": [text]}, 400)
+        assert found["error_code"] == "INVALID_PARAMETER_VALUE", found
+        assert named in found["message"]
+    assert "slicing_exprs" not in server.call("GET", MONITOR)
+
+
+def test_slices_are_part_of_a_monitor(server):
+    found = server.call("POST", MONITOR, {**CONFIG, "slicing_exprs": ["carrier", "temp > 20"]})
+    assert found["slicing_exprs"] == ["carrier", "temp > 20"]
+    assert server.call("POST", MONITOR, {**CONFIG, "slicing_exprs": "carrier"}, 400)
 
 
 def test_an_unknown_table_is_a_404_and_an_unknown_column_a_400(server, lake):

@@ -70,11 +70,11 @@ def _ranked(rows: pl.DataFrame) -> list[str]:
     """Served entities by their share in the newest split, largest first."""
     if "route_split" not in rows.columns:
         return []
-    drawn = rows.filter(pl.col("route_split").is_not_null())
-    if not drawn.height:
+    drawn = rows.select("request_time", "route_split").drop_nulls("route_split")
+    newest = drawn.filter(pl.col("request_time") == pl.col("request_time").max())["route_split"]
+    if newest.is_empty():
         return []
-    newest = drawn.sort("request_time").tail(1)["route_split"][0]
-    split = orjson.loads(newest)
+    split = orjson.loads(newest[-1])
     return sorted(split, key=lambda name: (-split[name], name))
 
 
@@ -234,8 +234,10 @@ def _newest_configuration(rows: pl.DataFrame, who: Roles) -> tuple[int | None, i
     newest = rows["config_version"].max()
     if not isinstance(newest, int):
         return None, 0
-    under = rows.filter((pl.col("config_version") == newest) & (pl.col(VERSION) == who.challenger))
-    return newest, under["databricks_request_id"].n_unique()
+    # Each request has one row of index 0, however many rows it has.
+    under = (pl.col("config_version") == newest) & (pl.col(VERSION) == who.challenger)
+    requests = rows.select((under & (pl.col("row_index") == 0)).sum())
+    return newest, int(requests.item())
 
 
 def _newest(times: pl.Series) -> datetime | None:

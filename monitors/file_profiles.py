@@ -106,7 +106,8 @@ class Plan:
 
     def of_reference(self) -> Reference:
         """The reference as a whole; in its own windows too, where it has the time column."""
-        timed = self.windowing.time_column in self.reference.schema
+        by_time = self.windowing.time_column
+        timed = by_time is not None and files.has_times(self.reference, by_time)
         made = Reference()
         parts: dict[Group, list[profile.Profile]] = {}
         for window in self._pass(self.reference, self.windowing if timed else portions.Windowing()):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capture import errors
+from monitors import intake
 
 BATCH_ROWS = 1 << 18
 SAMPLE_ROWS = 1 << 15
@@ -69,6 +70,14 @@ class Source:
         """A few rows of every part."""
         parts = [part.sample(columns).select(columns) for part in self.parts]
         return pl.concat(parts, how="vertical_relaxed") if len(parts) > 1 else parts[0]
+
+
+def has_times(source: Source, column: str) -> bool:
+    """Is this a column of times, or of texts that are ISO 8601? One without values may be."""
+    if column not in source.schema:
+        return False
+    values = source.sample([column])[column].drop_nulls()
+    return values.is_empty() or intake.as_times(values).null_count() < len(values)
 
 
 def open_files(paths: Sequence[Path], texts: Sequence[str] = ()) -> Source:

@@ -202,12 +202,15 @@ def _windowing(
 
 def _check_there(windowing: "portions.Windowing", current: "files.Source") -> None:
     from capture import errors
+    from monitors import files
 
     for name in windowing.columns:
         if name not in current.schema:
             raise errors.InvalidParameter(
                 f"Column '{name}' is not there; there are {', '.join(current.schema)[:500]}."
             )
+    if windowing.time_column is not None and not files.has_times(current, windowing.time_column):
+        raise errors.InvalidParameter(f"Column '{windowing.time_column}' holds no times.")
 
 
 def _names(text: str | None) -> list[str]:

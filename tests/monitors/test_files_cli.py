@@ -491,6 +491,8 @@ def test_the_problem_is_told_by_the_labels_or_by_the_caller(tmp_path: Path) -> N
         (["--window-rows", "10", "--window-by", "kind"], 2, "exclude one another"),
         (["--granularity", "1 day"], 2, "goes with --timestamp"),
         (["--timestamp", "kind", "--granularity", "3 days"], 2, "3 days"),
+        (["--timestamp", "kind"], 2, "'kind' holds no times"),
+        (["--timestamp", "still"], 2, "'still' holds no times"),
         (["--numeric", "still", "--categorical", "still"], 2, "named numeric and categorical"),
         (["--json", "no/such/folder/out.json"], 1, "cannot be written"),
     ],

@@ -242,9 +242,7 @@ def take_away(filters: dict[str, Any], name: str, rows: list[api.Json]) -> None:
     with st.expander("Take these rows elsewhere", icon=":material/download:"):
         form = st.segmented_control("File", ["csv", "parquet"], default="csv", key="export_form")
         if st.button("Prepare the file", help="All rows that match, up to a million."):
-            data = frame.load("the export", api.export, form or "csv", filters)
-            if data is not None:
-                st.download_button("Download", data, f"{name}-requests.{form}")
+            prepare(form or "csv", filters, name)
         record = frame.load("the record of this endpoint", frame.recent_capture, name, absent={})
         folder = str((record or {}).get("location") or "").removesuffix("_payload")
         if folder:
@@ -253,6 +251,18 @@ def take_away(filters: dict[str, Any], name: str, rows: list[api.Json]) -> None:
         st.caption("This page, from the API:")
         url = f"{frame.server_url()}/api/1.0/requests?{urlencode(filters)}"
         st.code(actions.curl("GET", url))
+
+
+def prepare(form: str, filters: dict[str, Any], name: str) -> None:
+    """The file behind a button. Not kept for a bad day, as replies are: it may be large."""
+    try:
+        data = api.export(frame.client(), form, filters)
+    except api.Denied as error:
+        frame.denied("the export", error)
+    except api.ApiError as error:
+        frame.failed("the export", error)
+    else:
+        st.download_button("Download", data, f"{name}-requests.{form}")
 
 
 def detail(name: str, request_id: str) -> None:

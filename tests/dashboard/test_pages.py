@@ -149,6 +149,17 @@ def test_the_requests_page_makes_only_the_calls_that_it_needs(opened: Any, provi
     assert len(paths) <= len(needed) + 1
 
 
+def test_a_file_of_the_rows_is_prepared_with_the_same_filters(opened: Any, provider: Any) -> None:
+    app = opened("requests", status="failed")
+    next(b for b in app.button if b.label == "Prepare the file").click().run()
+    assert not app.exception
+    asked = provider.asked("/requests.csv")
+    assert (asked["endpoint"], asked["status"]) == (standin.NAME, "failed")
+    provider.modes["/requests.csv"] = "error"
+    next(b for b in app.button if b.label == "Prepare the file").click().run()
+    assert "Could not read the export: Something broke." in said(app)
+
+
 def test_features_are_shown_with_where_they_come_from(opened: Any, provider: Any) -> None:
     rows = [{"carrier": "UA", "seats": 149.0, "row_index": 0, "unpack_errors": None}]
     whole = standin.request_detail(f"{4:032x}") | {"rows": rows, "error_source": "model"}

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -111,6 +112,16 @@ class Server:
     def path(self, name: str) -> str:
         return str(delta.path_of(self.settings, f"main.default.iris_{name}"))
 
+    def is_busy(self) -> bool:
+        """Whether a request is at the model."""
+        asked = urllib.request.Request(
+            f"{self.up.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            told = reply.read().decode()
+        found = re.search(r"^inferlake_in_flight_requests\{.*\} ([0-9.]+)$", told, re.M)
+        return found is not None and float(found[1]) > 0
+
     def answering(self) -> bool:
         return self.ask(FINE)[0] == 200
 
@@ -180,7 +191,7 @@ def _hang_up(server: Server) -> None:
     body = {"dataframe_records": [{"length": 1.0, "width": SLEEPS}], "client_request_id": "gone"}
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     connection.request("POST", "/serving-endpoints/iris/invocations", json.dumps(body), headers)
-    time.sleep(0.3)  # until it is at the model: a client that is too quick was never there
+    server.until(server.is_busy)  # a client that is too quick was never there
     connection.close()
 
 

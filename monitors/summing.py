@@ -5,7 +5,6 @@ experiments.md, "From rows to sums".
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from monitors import arms, auc, cells, measures, policies, sums
+from monitors import arms, cells, delays, measures, occurrences, policies, sums
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,12 +31,12 @@ def summarise(
         policy = policies.Policy.parse(policy)
     with np.errstate(over="ignore", invalid="ignore"):  # absurd values end as None, not as warnings
         data = arms.read(rows, policy, now)
-        seen = _Seen.of(data)
+        seen = occurrences.Seen.of(data)
         samples = {
             name: measures.sample(data, metric) for name, metric in measures.quality(policy).items()
         }
         primary = samples[measures.name_of(policy.primary)]
-        sampled = _delays(seen)
+        sample = delays.sampled(seen)
         return sums.Sums(
             policy=policy,
             champion=data.champion,
@@ -48,81 +47,14 @@ def summarise(
             units=_units(seen, primary),
             times=_times(seen),
             slowest=_slowest(seen, policy),
-            delays=sampled,
-            labels=_labels(seen, sampled),
+            delays=sample,
+            labels=delays.totals(seen, sample),
             scores=_scores(seen, samples, primary, policy),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """Rows with what all tables share. block: per row. unit: codes from 0 over `units`, -1 where a
-    row is alone; cluster: the same over `clusters`, buckets where a block has many units; cell:
-    codes from 0 over the triples of stratum, side and cluster that occur, each in `places`."""
-
-    data: arms.Arms
-    side: Ints
-    block: Ints
-    unit: Ints
-    units: Hashes
-    cluster: Ints
-    clusters: Hashes
-    cell: Ints
-    places: tuple[Ints, Ints, Ints]
-
-    @classmethod
-    def of(cls, data: arms.Arms) -> "_Seen":
-        block = data.strata.block[data.stratum]
-        unit, units = _codes(data.unit, data.alone)
-        cluster, clusters = unit, units
-        crowded = _crowded(block, unit)
-        if crowded.any():
-            bucket = np.where(crowded, data.unit % sums.MOST_UNITS, data.unit)
-            cluster, clusters = _codes(bucket, data.alone)
-        side = data.is_challenger.astype(np.int64)
-        width = len(clusters) + 1
-        distinct, cell = arms.codes((data.stratum * 2 + side) * width + cluster + 1)
-        pair, cluster_of = np.divmod(distinct.astype(np.int64), width)
-        places = (*np.divmod(pair, 2), cluster_of - 1)
-        return cls(data, side, block, unit, units, cluster, clusters, cell, places)
-
-    def where(self, stratum: Ints, side: Ints) -> dict[str, Any]:
-        """The columns that say where something was counted."""
-        strata = self.data.strata
-        return {"block": strata.block[stratum], "share": strata.share[stratum], "side": side}
-
-    def cluster_column(self, code: Ints) -> pl.Series:
-        return _hashes(code, self.clusters)
-
-
-def _codes(hashes: Hashes, alone: Flags) -> tuple[Ints, Hashes]:
-    """A code per row over the distinct hashes in ascending order; -1 where a row is alone."""
-    if alone.all():
-        return np.full(len(hashes), -1), np.empty(0, dtype=np.uint64)
-    distinct, known = arms.codes(hashes[~alone])
-    code = np.full(len(hashes), -1)
-    code[~alone] = known
-    return code, distinct
-
-
-def _hashes(code: Ints, distinct: Hashes) -> pl.Series:
-    """The hash behind each code; null for -1."""
-    found = np.append(distinct, np.uint64(0))[code]
-    return pl.Series("unit", found, dtype=pl.UInt64).set(pl.Series(code < 0), None)
-
-
-def _crowded(block: Ints, unit: Ints) -> Flags:
-    """True in the blocks with more units than are told apart."""
-    known = unit >= 0
-    if not known.any() or int(unit.max()) < sums.MOST_UNITS:
-        return np.zeros(len(block), dtype=bool)
-    pairs = pl.DataFrame({"block": block[known], "unit": unit[known]}).unique()
-    counts = pairs.group_by("block").len().filter(pl.col("len") > sums.MOST_UNITS)
-    return np.isin(block, counts["block"].to_numpy())
-
-
 def _tallies(
-    seen: _Seen,
+    seen: occurrences.Seen,
     samples: Mapping[str, measures.Sample],
     primary: measures.Sample,
     policy: policies.Policy,
@@ -142,7 +74,7 @@ def _tallies(
 
 
 def _tally(
-    seen: _Seen, measure: str, rows: Ints, y: Floats, column: int = sums.WHOLE
+    seen: occurrences.Seen, measure: str, rows: Ints, y: Floats, column: int = sums.WHOLE
 ) -> pl.DataFrame:
     """Count, sum and squares about the mean of y per (block, share, side, unit), and per value of a
     slicing column where one is given."""
@@ -182,27 +114,15 @@ def _present(key: Ints, size: int) -> tuple[Ints, Ints]:
     return np.flatnonzero(there), (np.cumsum(there) - 1)[key]
 
 
-def _spans(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
+def _spans(seen: occurrences.Seen, primary: measures.Sample) -> pl.DataFrame:
     # Rows are in order of time, blocks too.
     block, time = seen.block[primary.rows], seen.data.time[primary.rows]
-    starts = _starts(block)
-    ends = _ends(starts, len(block))
+    starts = occurrences.runs(block)
+    ends = occurrences.ends(starts, len(block))
     return pl.DataFrame({"block": block[starts], "first": time[starts], "last": time[ends]})
 
 
-def _starts(group: Ints) -> Ints:
-    """Where each run of equal values begins."""
-    if len(group) == 0:
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-
-
-def _ends(starts: Ints, count: int) -> Ints:
-    """The last entry of each run."""
-    return np.append(starts, count)[1:] - 1
-
-
-def _units(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
+def _units(seen: occurrences.Seen, primary: measures.Sample) -> pl.DataFrame:
     """A row per unit and block."""
     data = seen.data
     of_primary = np.zeros(len(data.time), dtype=bool)
@@ -212,10 +132,10 @@ def _units(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
     block, unit, share = seen.block[order], seen.unit[order], data.share[order]
     side, failed, labelled = seen.side[order], data.error[order], of_primary[order]
     key = block * max(1, len(seen.units)) + unit
-    starts = _starts(key)
+    starts = occurrences.runs(key)
     groups = len(starts)
     code = np.repeat(np.arange(groups), np.diff(np.append(starts, len(order))))
-    ends = _ends(starts, len(order))
+    ends = occurrences.ends(starts, len(order))
     pair = np.r_[False, (code[1:] == code[:-1]) & _one_split(share[:-1], share[1:])]
     switch = pair & np.r_[False, side[1:] != side[:-1]]
     errors = np.flatnonzero(failed)
@@ -230,7 +150,7 @@ def _units(seen: _Seen, primary: measures.Sample) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "block": block[starts],
-            "unit": _hashes(unit[starts], seen.units),
+            "unit": occurrences.hashes(unit[starts], seen.units),
             "first_share": share[starts],
             "first_side": side[starts],
             "last_share": share[ends],
@@ -255,14 +175,14 @@ def _one_split(one: Floats, other: Floats) -> Flags:
     return (one == other) & (other > 0) & (other < 1)
 
 
-def _measured(seen: _Seen) -> tuple[Ints, Floats]:
+def _measured(seen: occurrences.Seen) -> tuple[Ints, Floats]:
     """The answered rows with a latency, and it."""
     ms = cells.numbers(cells.column(seen.data.frame, "latency_ms"))
     chosen = np.flatnonzero(seen.data.answered & ~np.isnan(ms))
     return chosen, ms[chosen]
 
 
-def _times(seen: _Seen) -> pl.DataFrame:
+def _times(seen: occurrences.Seen) -> pl.DataFrame:
     chosen, ms = _measured(seen)
     alone = (seen.unit[chosen] < 0).astype(np.int64)
     cell = (seen.data.stratum[chosen] * 2 + seen.side[chosen]) * 2 + alone
@@ -279,7 +199,7 @@ def _times(seen: _Seen) -> pl.DataFrame:
     )
 
 
-def _slowest(seen: _Seen, policy: policies.Policy) -> pl.DataFrame:
+def _slowest(seen: occurrences.Seen, policy: policies.Policy) -> pl.DataFrame:
     """Whatever the limit of slowness turns out to be, a unit's first slow answer is among these."""
     chosen, ms = _measured(seen)
     known = seen.unit[chosen] >= 0
@@ -293,12 +213,12 @@ def _margins(policy: policies.Policy) -> set[float]:
     return {metric.margin for metric in shown if metric.kind == "latency"}
 
 
-def _records(seen: _Seen, chosen: Ints, ms: Floats, margin: float) -> pl.DataFrame:
+def _records(seen: occurrences.Seen, chosen: Ints, ms: Floats, margin: float) -> pl.DataFrame:
     x = sums.allowed(ms, seen.side[chosen], margin)
     order = np.lexsort((seen.unit[chosen], seen.block[chosen]))  # stable: time stays
     chosen, x = chosen[order], x[order]
     block, unit = seen.block[chosen], seen.unit[chosen]
-    starts = _starts(block * max(1, len(seen.units)) + unit)
+    starts = occurrences.runs(block * max(1, len(seen.units)) + unit)
     group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(chosen))))
     distinct, rank = arms.codes(x)
     height = np.maximum.accumulate(group * (len(distinct) + 1) + rank)
@@ -308,7 +228,7 @@ def _records(seen: _Seen, chosen: Ints, ms: Floats, margin: float) -> pl.DataFra
         {
             "block": block[record],
             "margin": pl.repeat(margin, len(at), eager=True, dtype=pl.Float64),
-            "unit": _hashes(unit[record], seen.units),
+            "unit": occurrences.hashes(unit[record], seen.units),
             "turn": np.arange(len(at)),
             "x": x[record],
             "share": seen.data.share[at],
@@ -317,105 +237,8 @@ def _records(seen: _Seen, chosen: Ints, ms: Floats, margin: float) -> pl.DataFra
     )
 
 
-def _delays(seen: _Seen) -> pl.DataFrame:
-    """Labelled rows with their delays, of each stratum and version at most those with the smallest
-    id hash: a sample that does not depend on the order of anything."""
-    data = seen.data
-    labelled = np.flatnonzero(data.labelled)
-    cell = data.stratum[labelled] * 2 + seen.side[labelled]
-    rank = _rank_in(cell, data.lot[labelled])
-    chosen = labelled[rank < sums.MOST_DELAYS]
-    label = cells.numbers(data.column("label", chosen))
-    return pl.DataFrame(
-        {
-            **seen.where(data.stratum[chosen], seen.side[chosen]),
-            "label": label,
-            "right": _right(data, chosen),
-            "hours": data.delay_hours[chosen],
-        }
-    )
-
-
-def _rank_in(cell: Ints, lot: Hashes) -> Ints:
-    """The place of each row among those of its cell, by lot."""
-    if np.bincount(cell).max(initial=0) <= sums.MOST_DELAYS:
-        return np.zeros(len(cell), dtype=np.int64)
-    order = np.lexsort((lot, cell))
-    starts = _starts(cell[order])
-    rank = np.empty(len(cell), dtype=np.int64)
-    sizes = np.diff(np.append(starts, len(cell)))
-    rank[order] = np.arange(len(cell)) - np.repeat(starts, sizes)
-    return rank
-
-
-def _right(data: arms.Arms, chosen: Ints) -> Floats:
-    prediction, label = (data.column(name, chosen) for name in ("prediction", "label"))
-    return cells.equal(prediction, label).astype(float)
-
-
-def _labels(seen: _Seen, sampled: pl.DataFrame) -> pl.DataFrame:
-    """Per block: what all labels sum to, and how the delay goes with them in the sample."""
-    data = seen.data
-    labelled = np.flatnonzero(data.labelled)
-    column = data.column("label", labelled)
-    label, right = cells.numbers(column), _right(data, labelled)
-    no_number = np.isnan(label) | (not cells.numeric(column.dtype))
-    block = seen.block[labelled]
-    starts = _starts(block)
-    code = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(block))))
-
-    def total(values: Any) -> Floats:
-        return sums.added(code, values, len(starts))
-
-    found = pl.DataFrame(
-        {
-            "block": block[starts],
-            "n": total(np.ones(len(labelled))).astype(np.int64),
-            "texts": total(no_number).astype(np.int64),
-            "label": total(np.where(no_number, 0.0, label)),
-            "right": total(right),
-        }
-    )
-    return found.join(_rank_products(sampled), on="block", how="left")
-
-
-def _rank_products(sampled: pl.DataFrame) -> pl.DataFrame:
-    block = sampled["block"].to_numpy()
-    share, side = arms.codes(sampled["share"].to_numpy())[1], sampled["side"].to_numpy()
-    blocks, code = arms.codes(block)
-    cell = arms.codes((code * (share.max(initial=0) + 1) + share) * 2 + side)[1]
-    n = np.bincount(cell).astype(float)
-    delay = _centred(auc.average_ranks(sampled["hours"].to_numpy(), cell), cell, n)
-    found: dict[str, Any] = {"block": pl.Series(blocks, dtype=pl.Int64)}
-    for name in ("label", "right"):
-        values = np.nan_to_num(sampled[name].to_numpy())
-        other = _centred(_label_ranks(values, cell, n), cell, n)
-        squares = np.bincount(cell, delay * delay) * np.bincount(cell, other * other)
-        variance = squares / np.maximum(n - 1, 1)
-        block_of = np.zeros(len(n), dtype=np.int64)
-        block_of[cell] = code
-        found[f"{name}_with_delay"] = sums.added(code, delay * other, len(blocks))
-        found[f"{name}_variance"] = sums.added(block_of, variance, len(blocks))
-    return pl.DataFrame(found)
-
-
-def _label_ranks(label: Floats, cell: Ints, n: Floats) -> Floats:
-    """Average ranks inside cells, up to a constant per cell."""
-    if len(label) == 0:
-        return label
-    low = label.min()
-    if np.isin(label, (low, label.max())).all():
-        # With two values the average ranks lie half the cell's size apart: no sorting needed.
-        return (label > low) * n[cell] / 2
-    return auc.average_ranks(label, cell)
-
-
-def _centred(ranks: Floats, cell: Ints, n: Floats) -> Floats:
-    return ranks - (np.bincount(cell, ranks, minlength=len(n)) / np.maximum(n, 1))[cell]
-
-
 def _scores(
-    seen: _Seen,
+    seen: occurrences.Seen,
     samples: Mapping[str, measures.Sample],
     primary: measures.Sample,
     policy: policies.Policy,
@@ -432,7 +255,7 @@ def _scores(
 
 
 def _score_rows(
-    seen: _Seen, measure: str, sample: measures.Sample, slices: Iterable[str]
+    seen: occurrences.Seen, measure: str, sample: measures.Sample, slices: Iterable[str]
 ) -> pl.DataFrame:
     rows, data = sample.rows, seen.data
     return pl.DataFrame(

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from capture import errors
-from monitors import distances, intake, kept, quality, slices, tables, watched, windows
+from monitors import distances, intake, kept, profile, quality, slices, tables, watched, windows
 
 SMALLEST_WINDOW = 200
 MOST_WINDOWS = 400
@@ -27,7 +27,10 @@ MaximaKey = tuple[str | None, str, str]  # version, column, granularity
 
 @dataclass(slots=True)
 class Baseline:
-    """Profiles and maxima of one baseline version. `problem`: why there are none, in words."""
+    """Profiles and maxima of one baseline version. `problem`: why there are none, in words.
+
+    before: not 0, and it has no profiles of its own: every window is compared with so many windows
+    right before it."""
 
     baseline_version: int
     commit_version: int
@@ -37,6 +40,7 @@ class Baseline:
     counts: quality.QualityCounts | None = None
     problem: str | None = None
     by_slice: dict[slices.Slice, "Baseline"] = field(default_factory=dict)
+    before: int = 0
 
     def of(self, slice_: slices.Slice | None) -> "Baseline":
         """The part that a slice is compared with; nothing where it has none of its rows."""
@@ -107,6 +111,17 @@ def _slices(
             continue  # its windows have nothing to be compared with, and say so
         for value in slices.heaviest(slices.counted(values)):
             yield (text, value), rows.filter(values == value)
+
+
+def of_windows(floating: Baseline, parts: Sequence[Mapping[kept.Group, kept.Profile]]) -> Baseline:
+    """What the windows before one are together."""
+    made = Baseline(floating.baseline_version, floating.commit_version)
+    for part in parts:
+        for group, one in part.items():
+            known = made.profiles.get(group)
+            made.profiles[group] = one if known is None else profile.merge(known, one)
+    made.versions = tuple(sorted({version for version, _ in made.profiles if version is not None}))
+    return made
 
 
 def _versions(rows: pl.DataFrame, shape: watched.Shape) -> dict[str, pl.DataFrame]:

@@ -19,6 +19,7 @@ PROFILE_TYPES = ("snapshot", "time_series", "inference_log")
 SERVICE_KEYS = ("start_time", "holdout_percentage", "guard")
 MAX_BODY_BYTES = 1 << 20
 MOST_SLICING_EXPRS = 20
+MOST_ROLLING_WINDOWS = 60
 
 
 # --- reading bodies ------------------------------------------------------------------------------
@@ -267,10 +268,11 @@ class BaselineRequest(Shape):
     table: str | None = None
     start: str | None = None
     end: str | None = None
+    windows: int | None = pydantic.Field(default=None, ge=2, le=MOST_ROLLING_WINDOWS)
 
 
 def baseline_spec(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked content of a baseline. Raises InvalidParameter, NotImplementedHere."""
+    """The checked content of a baseline. Raises InvalidParameter."""
     asked = parse(BaselineRequest, given)
     if asked.kind == "training":
         if asked.table is not None:
@@ -281,7 +283,11 @@ def baseline_spec(given: Mapping[str, Any]) -> dict[str, Any]:
         if start >= end:
             raise errors.InvalidParameter("start: must be before end.")
         return {"kind": "window", "start": start.isoformat(), "end": end.isoformat()}
-    raise errors.NotImplementedHere(f"Baselines of kind '{asked.kind}' are not offered yet.")
+    if asked.kind == "previous":
+        return {"kind": "previous", "windows": 1}
+    if asked.windows is None:
+        raise errors.InvalidParameter("windows: a number is needed for a rolling baseline.")
+    return {"kind": "rolling", "windows": asked.windows}
 
 
 def _given_time(text: str | None, field: str) -> datetime:

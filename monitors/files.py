@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capture import errors
-from monitors import intake
 
 BATCH_ROWS = 1 << 18
 SAMPLE_ROWS = 1 << 15
@@ -74,6 +73,8 @@ class Source:
 
 def has_times(source: Source, column: str) -> bool:
     """Is this a column of times, or of texts that are ISO 8601? One without values may be."""
+    from monitors import intake  # loads deltalake, which nothing else here needs
+
     if column not in source.schema:
         return False
     values = source.sample([column])[column].drop_nulls()

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from monitors import intake, slices, windows
+from monitors import slices, windows
 
 Key = Any  # number of the window, value of its column, or start of its time: comparable
 
@@ -54,6 +54,8 @@ class Windowing:
     def _keys(self, batch: pa.RecordBatch) -> pl.Series:
         values = series(batch, self.columns[0])
         if self.time_column is not None:
+            from monitors import intake  # loads deltalake, which nothing else here needs
+
             return windows.assign(intake.as_times(values), self.granularity)
         if values.dtype.is_float():
             whole = values.cast(pl.Int64, strict=False)

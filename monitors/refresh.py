@@ -4,6 +4,7 @@ Order: metric tables, decisions and what follows from them, then what the monito
 refresh that dies in between is done again from what was kept, and replaces what it had written.
 """
 
+import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -93,8 +94,9 @@ class Refresher:
         found = Measured(sliced=Measured())
         cells = self.cells[str(known.name)]
         changed = set(known.dirty.profiles)
+        reach = max(1, known.baseline.before if known.baseline is not None else 1)
         for key in known.dirty.profiles:
-            changed.update(_next(known, key))
+            changed.update(_next(known, key, reach))
         for key in sorted(changed, key=str):
             cells.pop(key, None)
         for key in sorted({*changed, *also}, key=str):
@@ -140,7 +142,7 @@ class Refresher:
             for part in (found, found.sliced)
             if part is not None
             for key, cells in part.compared.items()
-            if key in dirty.profiles or any(k in dirty.profiles for k in _before(key))
+            if key in dirty.profiles or any(k in dirty.profiles for k in _before(known, key))
         }
         for name, schema, rows in (
             (profile_table, tables.profile_schema(origin.model_id_col), profiles),
@@ -161,6 +163,9 @@ class Refresher:
         row_key = _baseline_key(reference)
         if known.kept.manifest.baseline_rows == row_key and not known.dirty.everything:
             return
+        known.kept.manifest.baseline_rows = row_key
+        if reference.before:
+            return  # it has no rows of its own
         rows[row_key] = [
             row
             for slice_ in (None, *reference.by_slice)
@@ -168,7 +173,6 @@ class Refresher:
                 None, reference.of(slice_).profiles, known.columns, origin, row_key, slice_
             )
         ]
-        known.kept.manifest.baseline_rows = row_key
 
     # --- judging -----------------------------------------------------------------------------
 
@@ -268,24 +272,43 @@ def _baseline_key(reference: baseline.Baseline) -> str:
     return f"baseline|{reference.baseline_version}|columns"
 
 
-def _next(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
-    """The known window right after this one, whose comparison with it changes, too."""
-    if key.granularity is None:
-        return []
-    after = kept.WindowKey(key.granularity, key.span[1], key.slice)
-    return [after] if known.kept.window(after) is not None else []
+def _next(known: watch.Watch, key: kept.WindowKey, reach: int) -> list[kept.WindowKey]:
+    """The known windows right after this one, whose comparison with it changes, too."""
+    found = []
+    for _ in range(reach if key.granularity is not None else 0):
+        key = kept.WindowKey(key.granularity, key.span[1], key.slice)
+        if known.kept.window(key) is not None:
+            found.append(key)
+    return found
 
 
-def _before(key: kept.WindowKey) -> list[kept.WindowKey]:
-    return [] if key.granularity is None else [key.previous]
+def _before(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
+    """The windows right before this one that it is compared with."""
+    found = []
+    for _ in range(max(1, known.baseline.before if known.baseline is not None else 1)):
+        if key.granularity is None:
+            break
+        key = key.previous
+        found.append(key)
+    return found
+
+
+def _reference(known: watch.Watch, key: kept.WindowKey) -> baseline.Baseline | None:
+    """The baseline as a window meets it."""
+    if known.baseline is None or not known.baseline.before:
+        return known.baseline
+    parts = [known.kept.judged(other) or {} for other in _before(known, key)]
+    made = baseline.of_windows(known.baseline, parts)
+    return made if key.slice is None else dataclasses.replace(made, by_slice={key.slice: made})
 
 
 def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Comparison]:
     window = known.kept.judged(key) or {}
     window = {g: one for g, one in window.items() if known.columns[g[1]].watched}
     found: list[comparisons.Comparison] = []
-    if known.baseline is not None and known.baseline.profiles:
-        found += comparisons.with_baseline(key, window, known.baseline, known.shape, known.columns)
+    reference = _reference(known, key)
+    if reference is not None and reference.profiles:
+        found += comparisons.with_baseline(key, window, reference, known.shape, known.columns)
     if key.granularity is None:
         earlier = [other for other in known.kept.keys(None, key.slice) if other < key]
         before = earlier[-1] if earlier else None

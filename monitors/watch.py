@@ -133,6 +133,10 @@ class Watch:
         if found is None:
             self.baseline = None
             return
+        if found.spec["kind"] in ("previous", "rolling"):
+            windows_before = found.spec["windows"]
+            self.baseline = baseline.Baseline(found.baseline_version, -1, before=windows_before)
+            return
         self.baseline = baseline.current(
             self.folder,
             self.baseline,

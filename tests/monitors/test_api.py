@@ -315,7 +315,9 @@ def test_a_new_normal_is_a_new_baseline_version(server):
     assert server.call("POST", path, named)["baseline_version"] == 2
     server.call("POST", path, {"kind": "window", "start": "2024-01-01T00:00:00Z"}, 400)
     server.call("POST", path, {**body, "start": body["end"]}, 400)
-    server.call("POST", path, {"kind": "rolling"}, 501)
+    assert "windows" in server.call("POST", path, {"kind": "rolling"}, 400)["message"]
+    assert server.call("POST", path, {"kind": "rolling", "windows": 4})["windows"] == 4
+    assert server.call("POST", path, {"kind": "previous"})["kind"] == "previous"
 
 
 # --- experiments, ramps, recommendations ---------------------------------------------------------

@@ -257,6 +257,29 @@ def test_the_newest_window_meets_a_new_baseline_at_once(lake):
     assert judged(lake, "temp", week(0))["baseline_version"] == 2 and lake.open_alerts() == []
 
 
+def test_a_previous_or_rolling_baseline_moves_along(lake):
+    """A level that shifts once is drift in the week it shifts; against three weeks it still is in
+    the week after, and late rows of the week before are compared again."""
+    lake.monitor()
+    with database.transaction(lake.engine) as connection:
+        state.add_baseline(connection, TABLE, {"kind": "previous", "windows": 1}, "ann", 1)
+    for number, shift in enumerate((0, 0, 10, 10)):
+        lake.write(lake.rows(week(number), 1200, shift=shift))
+    lake.done(week(4))
+    statuses = [judged(lake, "temp", week(number))["status"] for number in (1, 2, 3)]
+    assert statuses == ["ok", "drifted", "ok"]
+    assert judged(lake, "temp", week(3))["n_baseline"] == 1200
+    with database.transaction(lake.engine) as connection:
+        state.add_baseline(connection, TABLE, {"kind": "rolling", "windows": 3}, "ann", 2)
+    lake.done(week(4))
+    newest = judged(lake, "temp", week(3))
+    assert (newest["status"], newest["n_baseline"]) == ("drifted", 3600)
+    assert newest["baseline_version"] == 2
+    lake.write(lake.rows(week(1), 300))
+    lake.done(week(4))
+    assert judged(lake, "temp", week(3))["n_baseline"] == 3900
+
+
 def test_missing_values_and_a_stale_feature_raise_alerts_in_words(lake):
     lake.baseline()
     lake.monitor(baseline_table_name=BASELINE)

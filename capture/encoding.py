@@ -3,7 +3,7 @@
 Every recorded request pays for this, so a block is made in one of three ways, whose bytes are the
 same: a single row is taken apart by one call per part of the block; a few rows are put in order and
 packed at once; many are packed column by column, which pays from about 24 rows on.
-Measured on a shared core: 5 us for one row of 900 bytes, 3 us a row at 8, 1.4 us at 64.
+Measured on a shared core: 5.6 us for one row of 900 bytes, 3.1 us a row at 8, 1.6 us at 64.
 """
 
 import functools
@@ -92,7 +92,10 @@ _Flat = tuple[Iterable[Any], Iterable[Any], Iterable[Any], Sequence[str | None],
 
 
 def _pick(indices: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    return itemgetter(*indices) if len(indices) > 1 else lambda row: tuple(row[i] for i in indices)
+    if len(indices) > 1:
+        return itemgetter(*indices)
+    start, end = (indices[0], indices[0] + 1) if indices else (0, 0)
+    return lambda row: tuple(row[start:end])
 
 
 _PICKS = {
@@ -175,14 +178,12 @@ def _at_once(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
         *lengths,
         *flags,
     )
-    return _summed([front, joined, padding])
+    joined += padding
+    return [_head(zlib.crc32(joined, zlib.crc32(front))), front, joined]
 
 
-def _summed(rest: list[bytes]) -> list[bytes]:
-    crc = 0
-    for piece in rest:
-        crc = zlib.crc32(piece, crc)
-    return [blocks.BLOCK_MAGIC + crc.to_bytes(4, "little"), *rest]
+def _head(crc: int) -> bytes:
+    return blocks.BLOCK_MAGIC + crc.to_bytes(4, "little")
 
 
 # Many rows ---------------------------------------------------------------------------------------
@@ -215,7 +216,11 @@ def _columnwise(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
         name_bytes,
     )
     front = b"".join((head, name, words, paddings[0], flags, paddings[1]))
-    return _summed([front, *joined, _PADDINGS[_padding(size)]])
+    rest = [front, *joined, _PADDINGS[_padding(size)]]
+    crc = 0
+    for piece in rest:
+        crc = zlib.crc32(piece, crc)
+    return [_head(crc), *rest]
 
 
 @functools.lru_cache(maxsize=4096)

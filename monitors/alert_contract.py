@@ -44,6 +44,15 @@ QUALITY_METRICS = (
     "label_delay_p95_seconds",
 )
 SERVING_METRICS = ("error_rate", "p99_ms", "capture_lag_seconds")
+# Of these the metric tables tell the past.
+ON_THE_PAST = (
+    *(
+        m
+        for m in DRIFT_METRICS
+        if m not in ("wasserstein_normed", "cramers_v", "feature_age_hours")
+    ),
+    *QUALITY_METRICS,
+)
 METRICS = (*DRIFT_METRICS, *QUALITY_METRICS, *SERVING_METRICS)
 EVENTS = (
     "endpoint.ready",

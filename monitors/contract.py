@@ -217,6 +217,7 @@ def reading_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     outputs = ["prediction", "score", log.get("prediction_col"), log.get("prediction_proba_col")]
     return {
         "granularity": next(iter(given.get("granularities", ())), None),
+        "granularities": list(given.get("granularities", ())),
         "model_id_col": log.get("model_id_col"),
         "outputs": sorted({name for name in outputs if name}),
     }
@@ -389,6 +390,11 @@ class DismissRequest(Shape):
 
 class UntilRequest(Shape):
     until: str
+
+
+class TryRequest(Shape):
+    from_: str = pydantic.Field(alias="from")
+    to: str
 
 
 class MuteRequest(Shape):

@@ -14,7 +14,7 @@ import polars as pl
 
 from capture import errors, names, query, reading
 from capture.settings import Settings
-from monitors import baseline, intake, kept, profile, slices, tables
+from monitors import alert_state, alerts, baseline, intake, kept, profile, slices, tables, trials
 
 MOST_DECISIONS = 1000
 BINS = 50
@@ -365,6 +365,28 @@ def _add_points(
         )
 
 
+# --- rules on the past ---------------------------------------------------------------------------
+
+
+def try_rule(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """When a rule would have opened an alert between two times, over all granularities."""
+    rule = alert_state.Rule(**arguments["rule"])
+    by_version = arguments.get("model_id_col") is not None
+    made: list[alerts.Fact] = []
+    for granularity in arguments["granularities"] or [None]:
+        asked = {**arguments, "granularity": granularity}
+        if rule.metric in trials.ON_DRIFT:
+            rows = _metric_rows(settings, arguments["drift_table"], asked)
+            rows = rows.filter(pl.col("drift_type") == kept.BASELINE)
+            made += trials.of_drift(rows, rule.metric, arguments["outputs"], by_version)
+        else:
+            rows = _metric_rows(settings, arguments["profile_table"], asked)
+            if "quality" in rows.columns:
+                rows = rows.filter(pl.col("quality").is_not_null())
+                made += trials.of_quality(rows, rule.metric)
+    return trials.fired(rule, made)
+
+
 # --- decisions -----------------------------------------------------------------------------------
 
 
@@ -403,6 +425,7 @@ OPERATIONS: dict[str, Callable[[Settings, dict[str, Any]], Any]] = {
     "profiles": profiles,
     "quality": quality,
     "decisions": decisions,
+    "try_rule": try_rule,
 }
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from capture import database, errors, names, outbound, sealing
@@ -12,6 +13,7 @@ from monitors import (
     contract,
     delivery,
     routing_context,
+    state,
 )
 from monitors.routing_context import Context
 
@@ -36,6 +38,7 @@ class Alerts:
             ("GET", RULES + "/{id}", self.rule),
             ("PATCH", RULES + "/{id}", self.change_rule),
             ("DELETE", RULES + "/{id}", self.delete_rule),
+            ("POST", RULES + "/{id}/try", self.try_rule),
             ("GET", ALERTS, self.alerts),
             ("POST", ALERTS + "/{id}/acknowledge", self.acknowledge),
             ("POST", ALERTS + "/{id}/mute", self.mute),
@@ -95,6 +98,41 @@ class Alerts:
         with database.transaction(self.context.engine) as connection:
             alert_state.delete_rule(connection, id, routing_context.now_ms())
         return {}
+
+    async def try_rule(
+        self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
+    ) -> dict[str, Any]:
+        """The alerts that a rule would have opened between two times, from the metric tables."""
+        asked = contract.parse(contract.TryRequest, contract.body(raw))
+        span = {
+            "from": contract.moment(asked.from_, "from").isoformat(),
+            "to": contract.moment(asked.to, "to").isoformat(),
+        }
+        rule, monitors = await run_in_threadpool(self._tried, request, id)
+        if rule.metric not in alert_contract.ON_THE_PAST:
+            raise errors.InvalidParameter(
+                f"metric: the past of '{rule.metric}' is not kept; a rule can be tried on "
+                f"{', '.join(alert_contract.ON_THE_PAST)}."
+            )
+        found: list[dict[str, Any]] = []
+        for monitor in monitors:
+            profile_table, drift_table = contract.metric_tables(monitor.table_name, monitor.config)
+            arguments = {
+                "rule": rule._asdict(),
+                "profile_table": profile_table,
+                "drift_table": drift_table,
+                "filters": span,
+                **contract.reading_hints(monitor.config),
+            }
+            found += await self.context.reader.ask(
+                "try_rule", arguments, routing_context.READ_SECONDS
+            )
+        return {"alerts": sorted(found, key=lambda alert: str(alert["opened_time"]))}
+
+    def _tried(self, request: Request, id: str) -> tuple[alert_state.Rule, list[state.Monitor]]:
+        rule = self._rule(request, id, "CAN_VIEW")
+        with database.reading(self.context.engine) as connection:
+            return rule, state.monitors_of(connection, rule.endpoint)
 
     def alerts(self, request: Request) -> dict[str, Any]:
         """Newest first."""

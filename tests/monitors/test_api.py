@@ -454,6 +454,21 @@ def test_a_new_monitor_comes_with_rules_that_can_be_changed(server):
     server.call("POST", "/api/1.0/alert-rules", {**body, "endpoint": "other"}, 404)
 
 
+def test_a_rule_is_tried_on_the_past(server, lake):
+    lake.baseline()
+    server.call("POST", MONITOR, {**CONFIG, "baseline_table_name": "main.flights.p_baseline"})
+    lake.write(lake.rows(MONDAY, 600, shift=10.0))
+    lake.done(MONDAY + timedelta(weeks=1))
+    rules = server.call("GET", "/api/1.0/alert-rules", endpoint="delay")["alert_rules"]
+    paths = [f"/api/1.0/alert-rules/{rule['id']}/try" for rule in rules]
+    span = {"from": "2023-12-01T00:00:00Z", "to": "2024-03-01T00:00:00Z"}
+    found = server.call("POST", paths[0], span)["alerts"]
+    assert "temp" in {alert["column"] for alert in found}
+    assert "error_rate" in server.call("POST", paths[2], span, 400)["message"]
+    assert "from" in server.call("POST", paths[0], {"to": span["to"]}, 400)["message"]
+    server.call("POST", "/api/1.0/alert-rules/none/try", span, 404)
+
+
 def test_an_alert_is_acknowledged_and_muted(server, lake):
     server.call("POST", MONITOR, CONFIG)
     frame = lake.rows(MONDAY, 100, 24)

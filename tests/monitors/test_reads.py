@@ -43,7 +43,15 @@ def judged(lake):
 def test_no_operation_takes_the_name_of_another():
     own = set(reads.OPERATIONS) - set(query.OPERATIONS)
     assert own == {
-        *("table_info", "check_expressions", "drift", "profiles", "quality", "decisions"),
+        *(
+            "table_info",
+            "check_expressions",
+            "drift",
+            "profiles",
+            "quality",
+            "decisions",
+            "try_rule",
+        ),
     }
     assert all(reads.OPERATIONS[name] is query.OPERATIONS[name] for name in query.OPERATIONS)
 

@@ -201,10 +201,10 @@ class Table:
         if self._handle is None or checkpoint_ns != self._checkpoint_ns:
             if self._handle is None:
                 delta_log.mend(self.path)
-            delta_log.sync_commits(self.path)
+            # Before the load: what others commit meanwhile is synced with our next commit.
+            self._synced_version = delta_log.sync_commits(self.path)
             self._handle = deltalake.DeltaTable(self.path)
             self._checkpoint_ns = checkpoint_ns
-            self._synced_version = self._handle.version()
             self._rows = _row_count(self._handle)
         return self._handle
 

@@ -113,14 +113,16 @@ def is_parquet(file: Path) -> bool:
     return True
 
 
-def sync_commits(path: Path) -> None:
+def sync_commits(path: Path) -> int:
     """Put on disk what no checkpoint covers: an earlier process may have been killed before it did,
-    and the log segments of what is found committed are unlinked."""
+    and the log segments of what is found committed are unlinked. Gives the newest version."""
     newest = max(checkpoint_versions(path), default=-1)
     for version in commit_versions(path):
         if version > newest:
             sync(commit_file(path, version))
+            newest = version
     sync(path / "_delta_log")
+    return newest
 
 
 # Damage ------------------------------------------------------------------------------------------

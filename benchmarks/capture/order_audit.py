@@ -102,10 +102,10 @@ def _event(call: str, start: int, end: int, arguments: str, result: str) -> Even
         is_new = "O_CREAT" in arguments
         return Event(call, start, end, opened[1] if opened else texts[0], is_new=is_new)
     if descriptor := _DESCRIPTOR.match(arguments):
-        data = "".join(texts)
         if "_delta_log/" in descriptor[1] and any(cut for _, cut in _TEXT.findall(arguments)):
             raise ValueError(f"A commit was not shown whole: {descriptor[1]}")
-        shown = data.encode("latin-1", "replace").decode("unicode_escape")
+        # Piece by piece: a digit that begins one would end the octal escape before it.
+        shown = "".join(t.encode("latin-1", "replace").decode("unicode_escape") for t in texts)
         return Event(call, start, end, descriptor[1], data=shown)
     return Event(call, start, end, texts[0], texts[1] if len(texts) > 1 else "", is_new=True)
 

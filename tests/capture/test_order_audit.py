@@ -136,6 +136,14 @@ def test_rows_unpacked_before_their_commit_was_synced_are_found(order_audit: Any
     assert audited(order_audit, GATEWAY, [*COMMITTER, *lines]).violations == ()
 
 
+def test_a_block_written_in_pieces_is_read_as_one(order_audit: Any) -> None:
+    pieces = rf'[{{iov_base="ILB1\0", iov_len=5}}, {{iov_base="{ID}", iov_len=36}}], 2) = 41'
+    block = f"1 writev(9<{SEGMENT}.open>, {pieces}"
+    lines = [block if line.startswith("1 write(9") else line for line in GATEWAY]
+    violations = audited(order_audit, lines, COMMITTER).violations
+    assert not any("was not written" in violation for violation in violations)
+
+
 def test_a_commit_that_strace_cut_short_is_refused(order_audit: Any) -> None:
     cut = COMMITTER[7].replace('", 300', '"..., 300')
     with pytest.raises(ValueError, match="not shown whole"):

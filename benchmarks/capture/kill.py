@@ -45,6 +45,7 @@ from capture import (
     database,
     delta,
     delta_history,
+    delta_log,
     errors,
     names,
     rows,
@@ -56,6 +57,7 @@ from capture.settings import Settings
 TABLES = ("kill.capture.a_payload", "kill.capture.b_payload")
 DAY_US = 86_400_000_000
 START_SECONDS = 60.0
+COMMIT_SECONDS = 10.0  # longest wait for one; on a full disk there may be none
 FINISH_SECONDS = 180.0
 PAUSE_SECONDS = 0.002  # between appends: enough rows to lose, few enough to compare
 SMALL_DISK_BYTES = 256 << 20
@@ -174,11 +176,12 @@ def _limit_files(size: int) -> None:
 
 
 def commit(data_dir: Path) -> None:
-    """Commit for ever."""
+    """Commit for as long as the benchmark lives."""
     _begin(0)
     settings = settings_of(data_dir)
     one = committer.Committer(settings, limits=DENSE)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # nobody else ends it, should the benchmark be killed
         # On a full disk even a turn may fail; the process's loop lives on, and so does this one.
         with contextlib.suppress(OSError):
             one.turn()
@@ -397,8 +400,12 @@ class Run:
 
     def round(self) -> None:
         """Wait for a moment of chance, kill something, start it again."""
-        # The moment of a kill is chance; nothing is awaited. A whole process needs time to begin.
-        time.sleep(self._chance.uniform(0.0, 4.0 if self._whole_process else 0.6))
+        # One kill in four falls anywhere, perhaps into a start; the others after a commit at least,
+        # since on a busy machine starts are all that would be killed.
+        if self._chance.random() < 0.75:
+            self._await_commit()
+        # A whole process needs time to unpack, too.
+        time.sleep(self._chance.uniform(0.0, 2.0 if self._whole_process else 0.3))
         victim = self._chance.choice(("writers", "committer", "everything"))
         if victim == "committer":
             alone = self._whole_process and self._chance.random() < 0.5
@@ -416,6 +423,15 @@ class Run:
             self._spoil()
             self._committing, self._writers = self._committer(), self._pair()
         self.kills += 1
+
+    def _await_commit(self) -> None:
+        before, end = self._commits(), time.monotonic() + COMMIT_SECONDS
+        while self._commits() == before and time.monotonic() < end:
+            time.sleep(0.002)
+
+    def _commits(self) -> list[int]:
+        paths = [delta.path_of(self._settings, table) for table in TABLES]
+        return [max(delta_log.commit_versions(path), default=-1) for path in paths]
 
     def _bury(self) -> None:
         self.accepted += self._writers.kill()

@@ -546,7 +546,7 @@ def run_leg(leg: str, folder: Path, kills: int, seed: int) -> tuple[str, Outcome
 def main() -> None:
     """All legs."""
     parser = argparse.ArgumentParser(description="Rows lost, doubled, torn over SIGKILLs.")
-    parser.add_argument("--kills", type=int, default=150, help="300 take about ten minutes")
+    parser.add_argument("--kills", type=int, default=100, help="300 take eight minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leg", choices=list(legs(0)), help="only this one")
     given = parser.parse_args()

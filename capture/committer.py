@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from capture import blocks, delta, errors, logline, rows, wal
+from capture import blocks, decoding, delta, errors, logline, rows, wal
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -349,7 +349,7 @@ def _decoded(found: list[_Read]) -> pa.Table:
     # Each segment alone: its arrays fit the processor's cache, those of all do not. Two at a time:
     # a backlog is taken in faster, and nearly all of it is done outside of the interpreter's lock.
     with ThreadPoolExecutor(DECODERS) as pool:
-        return pa.concat_tables(pool.map(lambda one: blocks.decode(one.data, one.blocks), found))
+        return pa.concat_tables(pool.map(lambda one: decoding.decode(one.data, one.blocks), found))
 
 
 def _content(path: Path) -> pa.Buffer:

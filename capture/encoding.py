@@ -1,18 +1,18 @@
 """Rows -> blocks of the write-ahead log, whose format is described in blocks.py. Pure.
 
-Every recorded request pays for this, so a block is made in one of three ways, whose bytes are the
-same: a single row is taken apart by one call per part of the block; a few rows are put in order and
-packed at once; many are packed column by column, which pays from about 24 rows on.
-Measured on a shared core: 5.6 us for one row of 900 bytes, 3.1 us a row at 8, 1.6 us at 64.
+Every recorded request pays for this. A few rows are packed as they are, 0.5 us for one of 900 bytes
+on a shared core; they cost the committer 7 us a row more than columns do, which it has when groups
+are small. From 24 rows on a group is packed column by column: 1.6 us a row at 64.
 """
 
 import functools
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from operator import itemgetter
 from typing import Any, NamedTuple
+
+import msgspec
 
 from capture import blocks
 
@@ -31,11 +31,20 @@ def encode(table: str, kind: str, group: Sequence[Any]) -> bytes:
 
 def pieces(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
     """The same as the pieces of one writev(): to join them would copy everything once more."""
-    make = _columnwise if len(group) >= COLUMNWISE_ROWS else _at_once
+    if len(group) < COLUMNWISE_ROWS:
+        try:
+            return _as_they_are(table, kind, group)
+        except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
+            pass  # what MessagePack has no form for, as a lone surrogate, has one in columns
+    return by_column(table, kind, group)
+
+
+def by_column(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
+    """The pieces of a block that holds columns, whatever the size of the group."""
     try:
-        return make(table, kind, group)
+        return _columnwise(table, kind, group)
     except struct.error:  # a number is null, or overflows; to look first would cost every row
-        return make(table, kind, [_fitting(blocks.LAYOUTS[kind], row) for row in group])
+        return _columnwise(table, kind, [_fitting(blocks.LAYOUTS[kind], row) for row in group])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -85,101 +94,22 @@ def _nested(layout: blocks.Layout, columns: list[tuple[Any, ...]], count: int) -
     return _Nested(counts, texts, sizes["lists"], sizes["maps"])
 
 
-# One row, or a few -------------------------------------------------------------------------------
+# A few rows --------------------------------------------------------------------------------------
 
-# What a block holds, in its order: 8-byte and 4-byte columns, bools, texts, lists and maps.
-_Flat = tuple[Iterable[Any], Iterable[Any], Iterable[Any], Sequence[str | None], _Nested]
-
-
-def _pick(indices: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    if len(indices) > 1:
-        return itemgetter(*indices)
-    start, end = (indices[0], indices[0] + 1) if indices else (0, 0)
-    return lambda row: tuple(row[start:end])
+_pack = msgspec.msgpack.Encoder().encode
 
 
-_PICKS = {
-    kind: tuple(_pick(indices) for indices in (*one[2:6], one.lists + one.maps))
-    for kind, one in blocks.LAYOUTS.items()
-}
-_NO_NESTED = {
-    kind: _Nested([-1] * len(layout.lists + layout.maps), [], 0, 0)
-    for kind, layout in blocks.LAYOUTS.items()
-}
-
-
-def _flat_one(kind: str, group: Sequence[Any]) -> _Flat:
-    """Of a single row, as most groups have when there is little to do."""
-    (row,) = group
-    pick_wide, pick_narrow, pick_flags, pick_texts, pick_nested = _PICKS[kind]
-    texts, inside = pick_texts(row), pick_nested(row)
-    nested = _NO_NESTED[kind]
-    if inside.count(None) < len(inside):
-        nested = _nested(blocks.LAYOUTS[kind], [(value,) for value in row], 1)
-        texts = (*texts, *nested.texts)
-    return pick_wide(row), pick_narrow(row), pick_flags(row), texts, nested
-
-
-def _flat_many(kind: str, group: Sequence[Any]) -> _Flat:
-    layout, columns, flat = (
-        blocks.LAYOUTS[kind],
-        list(zip(*group, strict=True)),
-        chain.from_iterable,
-    )
-    wide, narrow, flags, texts, _ = (pick(columns) for pick in _PICKS[kind])
-    nested = _nested(layout, columns, len(group))
-    return flat(wide), flat(narrow), flat(flags), [*flat(texts), *nested.texts], nested
-
-
-def _joined(texts: Sequence[str | None]) -> tuple[list[int], bytes]:
-    """Length in bytes of each text (-1: null), and all of them joined."""
-    joined = "".join(filter(None, texts))
-    if joined.isascii():
-        return [-1 if text is None else len(text) for text in texts], joined.encode()
-    # A lone surrogate is no UTF-8; it becomes a question mark, the row is kept.
-    encoded = [None if text is None else text.encode("utf-8", "replace") for text in texts]
-    lengths = [-1 if text is None else len(text) for text in encoded]
-    return lengths, b"".join(filter(None, encoded))
-
-
-@functools.lru_cache(maxsize=4096)
-def _packer(kind: str, name_bytes: int, count: int, texts: int) -> struct.Struct:
-    """Packs all of a block after its checksum but the texts."""
-    layout = blocks.LAYOUTS[kind]
-    wide = "".join(f"{count}{code}" for code in layout.wide_codes)
-    words = count * (len(layout.narrow) + len(layout.lists) + len(layout.maps)) + texts
-    flags = count * len(layout.flags)
-    columns = f"{wide}{words}i{_padding(4 * words)}x{flags}?{_padding(flags)}x"
-    return struct.Struct(f"{blocks.AFTER_CRC.format}{name_bytes}s{columns}")
-
-
-def _at_once(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
-    flatten = _flat_one if len(group) == 1 else _flat_many
-    wide, narrow, flags, texts, nested = flatten(kind, group)
+def _as_they_are(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
     name, name_bytes = _name(table)
-    lengths, joined = _joined(texts)
-    packer = _packer(kind, len(name), len(group), len(texts))
-    size = 8 + packer.size + len(joined)
+    packed = _pack(group)
+    start, size = blocks.BLOCK.size + len(name), len(packed)
     padding = _PADDINGS[-size % 8]
-    front = packer.pack(
-        size + len(padding),
-        len(group),
-        blocks.BLOCK.size + len(name),
-        len(texts),
-        nested.elements,
-        nested.pairs,
-        len(joined),
-        blocks.LAYOUTS[kind].code,
-        name_bytes,
-        name,
-        *wide,
-        *narrow,
-        *nested.counts,
-        *lengths,
-        *flags,
+    code = blocks.LAYOUTS[kind].code | blocks.PACKED
+    front = blocks.AFTER_CRC.pack(
+        start + size + len(padding), len(group), start, 0, 0, 0, size, code, name_bytes
     )
-    joined += padding
-    return [_head(zlib.crc32(joined, zlib.crc32(front))), front, joined]
+    rest = b"".join((front, name, packed, padding))
+    return [_head(zlib.crc32(rest)) + rest]
 
 
 def _head(crc: int) -> bytes:
@@ -221,6 +151,17 @@ def _columnwise(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
     for piece in rest:
         crc = zlib.crc32(piece, crc)
     return [_head(crc), *rest]
+
+
+def _joined(texts: Sequence[str | None]) -> tuple[list[int], bytes]:
+    """Length in bytes of each text (-1: null), and all of them joined."""
+    joined = "".join(filter(None, texts))
+    if joined.isascii():
+        return [-1 if text is None else len(text) for text in texts], joined.encode()
+    # A lone surrogate is no UTF-8; it becomes a question mark, the row is kept.
+    encoded = [None if text is None else text.encode("utf-8", "replace") for text in texts]
+    lengths = [-1 if text is None else len(text) for text in encoded]
+    return lengths, b"".join(filter(None, encoded))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import blocks, encoding, rows
+from capture import blocks, decoding, encoding, rows
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -102,7 +102,7 @@ def arrow(kind: str, group: list[Any]) -> pa.Table:
 @given(groups=st.lists(PAYLOAD_GROUPS, min_size=1, max_size=4))
 def test_payload_rows_come_back_as_they_went_in(groups: list[Any]) -> None:
     data = b"".join(encoded(groups))
-    table = blocks.decode(data, blocks.recover(data).blocks)
+    table = decoding.decode(data, blocks.recover(data).blocks)
     table.validate(full=True)
     assert table == arrow("payload", [row for _, _, group in groups for row in group])
 
@@ -110,7 +110,7 @@ def test_payload_rows_come_back_as_they_went_in(groups: list[Any]) -> None:
 @given(groups=st.lists(LABEL_GROUPS, min_size=1, max_size=4))
 def test_labels_come_back_as_they_went_in(groups: list[Any]) -> None:
     data = b"".join(encoded(groups))
-    table = blocks.decode(data, blocks.recover(data).blocks)
+    table = decoding.decode(data, blocks.recover(data).blocks)
     table.validate(full=True)
     assert table == arrow("labels", [row for _, _, group in groups for row in group])
 

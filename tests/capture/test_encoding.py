@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from capture import blocks, encoding, rows
+from capture import blocks, decoding, encoding, rows
 
 MANY = encoding.COLUMNWISE_ROWS
 
@@ -20,7 +20,7 @@ def payload(request_id: str, **other: Any) -> rows.Payload:
 def column(name: str, group: list[rows.Payload]) -> list[Any]:
     """A column of a group that was encoded and read back."""
     data = encoding.encode("t", "payload", group)
-    return blocks.decode(data, blocks.recover(data).blocks)[name].to_pylist()
+    return decoding.decode(data, blocks.recover(data).blocks)[name].to_pylist()
 
 
 @pytest.mark.parametrize("count", [1, 2, MANY])

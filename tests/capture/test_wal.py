@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from capture import blocks, errors, rows, wal
+from capture import blocks, decoding, errors, rows, wal
 from capture.settings import Settings
 
 TABLE = "main.default.model_payload"
@@ -61,7 +61,7 @@ def payload(name: str, request: str = "{}") -> rows.Payload:
 def ids_in(path: Path) -> list[str]:
     data = path.read_bytes()
     found = blocks.recover(data, blocks.HEADER_BYTES).blocks
-    return blocks.decode(data, found)["databricks_request_id"].to_pylist() if found else []
+    return decoding.decode(data, found)["databricks_request_id"].to_pylist() if found else []
 
 
 def recorded(directory: Path) -> list[str]:

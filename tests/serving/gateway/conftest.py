@@ -15,7 +15,7 @@ import httpx2
 import pyarrow as pa
 import pytest
 
-from capture import blocks, database
+from capture import blocks, database, decoding
 from capture.settings import Settings
 from serving import access, access_state, replica_state
 from serving import state as sql
@@ -243,7 +243,7 @@ class Gateway:
                 found = blocks.recover(data, blocks.HEADER_BYTES).blocks
                 mine = [one for one in found if one.table == table]
                 if mine:
-                    tables.append(blocks.decode(data, mine))
+                    tables.append(decoding.decode(data, mine))
         rows = pa.concat_tables(tables).to_pylist() if tables else []
         return {row["databricks_request_id"]: row for row in rows}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capture import blocks, database, rows
+from capture import blocks, database, decoding, rows
 from serving import state as sql
 
 GOOD = [{"c0": 4, "c1": 0}]
@@ -39,7 +39,7 @@ def _used(gateway, name):
             if mine:
                 found |= {
                     row["databricks_request_id"]: row
-                    for row in blocks.decode(data, mine).to_pylist()
+                    for row in decoding.decode(data, mine).to_pylist()
                     if row["endpoint_name"] == name
                 }
     return found

@@ -169,26 +169,21 @@ KINDS: dict[str, tuple[pa.Schema, str]] = {
 }
 
 
-class Logged(NamedTuple):
-    """What of a body goes into the table."""
-
-    text: str | None
-    encoding: str
-    over_cap: bool
-
-
-def loggable(body: bytes, cap_bytes: int) -> Logged:
-    """Text of a body as received; base64 if it is not UTF-8; null, never cut, above the cap."""
+def loggable(body: bytes, cap_bytes: int) -> tuple[str | None, str, bool]:
+    """What of a body goes into the table: its text as received, how that is encoded (base64 if it
+    is not UTF-8), and whether it is over the cap: then null, never cut."""
     if len(body) > cap_bytes:
-        return Logged(None, "utf-8", True)
+        return None, "utf-8", True
     try:
-        return Logged(body.decode(), "utf-8", False)
+        return body.decode(), "utf-8", False
     except UnicodeDecodeError:
-        return Logged(base64.b64encode(body).decode("ascii"), "base64", False)
+        return base64.b64encode(body).decode("ascii"), "base64", False
 
 
 def error_codes(request_over: bool, response_over: bool) -> list[str] | None:
     """Documented codes for payloads over the cap, or null."""
+    if not request_over and not response_over:
+        return None
     codes = ["MAX_REQUEST_SIZE_EXCEEDED"] * request_over
     codes += ["MAX_RESPONSE_SIZE_EXCEEDED"] * response_over
-    return codes or None
+    return codes

@@ -140,7 +140,7 @@ class Log:
         if not group:
             return
         block = encoding.pieces(table, kind, group)
-        size = sum(map(len, block))
+        size = len(block[0]) if len(block) == 1 else sum(map(len, block))
         if size > MAX_BLOCK_BYTES and len(group) > 1:
             half = len(group) // 2
             self.append(table, kind, group[:half], power)

@@ -8,7 +8,6 @@ the endpoint's log *before* its reply goes out; rows of one turn are written tog
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -29,26 +28,26 @@ DAY_NS = 86_400_000_000_000
 
 
 class RecentIds:
-    """Ids of requests logged since the start, the newest of them: whether labels that come in
-    belong to something, before it is committed."""
+    """Ids of requests logged since the start, at least the `most` newest: whether labels that come
+    in belong to something, before it is committed."""
 
     def __init__(self, most: int = MOST_RECENT_IDS) -> None:
         self._most = most
-        # Not a plain dict: to find its oldest key it looks at the place of every key that went
-        # before, up to 120 us an id.
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        # Two sets, the older one dropped whole: to forget ids one by one costs more than to add.
+        self._newer: set[str] = set()
+        self._older: set[str] = set()
 
     def add(self, request_id: str) -> None:
         """Note a client's or our own id of a logged request."""
-        self._ids[request_id] = None
-        if len(self._ids) > self._most:
-            self._ids.popitem(last=False)
+        self._newer.add(request_id)
+        if len(self._newer) >= self._most:
+            self._newer, self._older = set(), self._newer
 
     def __contains__(self, request_id: object) -> bool:
-        return request_id in self._ids
+        return request_id in self._newer or request_id in self._older
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._newer) + len(self._older)
 
 
 class DataPlane:
@@ -201,17 +200,19 @@ class DataPlane:
 
     def _flush(self) -> None:
         finished, self._finished = self._finished, []
-        groups: dict[state.CaptureView, list[tuple[Call, rows.Payload]]] = {}
+        groups: dict[int, list[tuple[Call, rows.Payload]]] = {}
         for call in finished:
+            if call.capture is None:
+                continue
             try:
                 row = call.row()
             except Exception as error:  # noqa: BLE001  one request's fault is not its neighbours'
                 call.fail(error)
                 continue
-            if row is not None and call.capture is not None:
-                groups.setdefault(call.capture, []).append((call, row))
-        for capture, group in groups.items():
-            self._log(capture, group)
+            if row is not None:
+                groups.setdefault(id(call.capture), []).append((call, row))
+        for group in groups.values():
+            self._log(group)
         self._note_usage([call for call in finished if call.is_tracked])
         for call in finished:
             try:
@@ -219,8 +220,10 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001  one client's connection, not the others'
                 log.error("reply_failed", request=call.request_id, error=str(error))
 
-    def _log(self, capture: state.CaptureView, group: "list[tuple[Call, rows.Payload]]") -> None:
-        """Write a group of rows; requests whose row cannot be written are refused instead."""
+    def _log(self, group: "list[tuple[Call, rows.Payload]]") -> None:
+        """Write rows of one table; requests whose row cannot be written are refused instead."""
+        capture = group[0][0].capture
+        assert capture is not None  # it is what made them rows
         power = capture.acknowledgement == "power"
         try:
             self.log.append(capture.table, "payload", [row for _, row in group], power)
@@ -232,7 +235,7 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001  a row that cannot be encoded fails alone
             if len(group) > 1:
                 for one in group:
-                    self._log(capture, [one])
+                    self._log([one])
                 return
             self.counts.unlogged[capture.table] += 1
             group[0][0].fail(error)
@@ -523,7 +526,8 @@ class Call:
         ):
             return None
         cap = self._plane.settings.payload_cap_bytes
-        request, response = rows.loggable(self._body, cap), rows.loggable(self._response, cap)
+        request, encoding, request_over = rows.loggable(self._body, cap)
+        response, _, response_over = rows.loggable(self._response, cap)
         answer, choice = self._answer, self._choice
         total_us = (time.perf_counter_ns() - self._begun) // 1000
         queue_us = features_us = predict_us = 0
@@ -543,10 +547,10 @@ class Call:
             self._status,
             capture.sampling_fraction,
             (predict_us + 500) // 1000,
-            request.text,
-            response.text if self._response else None,
+            request,
+            response or None,
             None if entity is None else entity.id,
-            rows.error_codes(request.over_cap, response.over_cap),
+            rows.error_codes(request_over, response_over),
             caller.user,
             route.endpoint.id,
             None if entity is None else entity.name,
@@ -560,7 +564,7 @@ class Call:
             looked_up,
             usage,
             self._source,
-            request.encoding,
+            encoding,
             None if content_type is None else content_type.decode("latin-1"),
             max(0, total_us - queue_us - features_us - predict_us),
             queue_us,

@@ -237,9 +237,11 @@ def test_a_full_log_is_told_before_the_model_works(gateway):
     )
 
 
-def test_of_recent_ids_the_newest_are_kept():
+def test_of_recent_ids_at_least_the_newest_are_kept_and_not_twice_as_many():
     recent = invoke.RecentIds(most=3)
-    for name in "abcde":
-        recent.add(name)
-    assert [name in recent for name in "abcde"] == [False, False, True, True, True]
-    assert len(recent) == 3
+    for number in range(100):
+        recent.add(str(number))
+        newest = range(max(0, number - 2), number + 1)
+        assert all(str(one) in recent for one in newest)
+        assert len(recent) <= 2 * 3
+    assert "0" not in recent

@@ -1,6 +1,6 @@
 """Rows a second from the log to Delta, against a raw Parquet write of the very same rows?
 
-    python benchmarks/capture/throughput.py [--rows 200000] [--pairs 3]
+    python benchmarks/capture/throughput.py [--rows 1000000] [--pairs 3]
 
 Peer: `pyarrow.parquet.write_table(table, file, compression="zstd", compression_level=1)`: one
 thread, the rest as pyarrow has it, no sync; the rows are an Arrow table in memory. (With the
@@ -10,7 +10,8 @@ call until the file is closed.
 Ours: a writer process hands the rows, tuples in memory as the gateway makes them, to
 `wal.Log.append` and calls `tick`; this process commits as `python -m capture` does. Counted: from
 the first append until the last row is in the table, every sync of log, data file and commit
-included. Not counted: making the rows; unpacking and upkeep, which a niced process does later.
+included; with a million rows the first quarter second, in which a segment fills, hardly counts. Not
+counted: making the rows; unpacking and upkeep, which a niced process does later.
 `process`: groups of 64 rows. `power`: groups of 512, each synced before the next: what comes in
 during a sync at the rate of the bar.
 
@@ -115,7 +116,7 @@ def measure(count: int, pairs: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=3)
     jobs = parser.add_subparsers(dest="job")
     writing = jobs.add_parser("write")

@@ -13,6 +13,7 @@ from capture import names, rows
 
 TABLE = "main.flights.flight_delay_payload"
 DAY_US = 86_400_000_000
+DISTINCT = 100_000  # to make a row takes ten times as long as to record it
 SPLIT = '{"v1":50,"v2":50}'
 ENDPOINT_ID = "7b1f0c52a9d84e0f9a3c5d6e7f801234"
 ENTITIES = {"v1": "3f0e9b7c6d5a4f1e8c2b1a0d9e8f7a6b", "v2": "c0ffee12d3b44a5f96e7d8c9b0a1f2e3"}
@@ -83,10 +84,15 @@ def payload(chance: random.Random, time_us: int) -> rows.Payload:
 
 
 def payloads(count: int, seed: int = 0) -> list[rows.Payload]:
-    """Rows in order of time, the last of them now."""
+    """Rows in order of time, the last of them now. Beyond `DISTINCT` they come again, later."""
     chance = random.Random(seed)
     start = time.time_ns() // 1000 - count
-    return [payload(chance, start + number) for number in range(count)]
+    first = [payload(chance, start + number) for number in range(min(count, DISTINCT))]
+    later = range(start + len(first), start + count)
+    return first + [
+        first[number % DISTINCT]._replace(request_time=at, request_date=at // DAY_US)
+        for number, at in enumerate(later)
+    ]
 
 
 def table(recorded: list[rows.Payload]) -> pa.Table:

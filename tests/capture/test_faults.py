@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LONG_FORM = Path(__file__).parents[2] / "benchmarks" / "capture"
 
 

@@ -17,7 +17,14 @@ def kill() -> Iterator[Any]:
         yield importlib.import_module("kill")
 
 
-@pytest.mark.parametrize(("leg", "kills"), [("loop", 8), ("process", 3), ("full disk", 4)])
+@pytest.mark.parametrize(
+    ("leg", "kills"),
+    [
+        ("loop", 4),
+        pytest.param("process", 3, marks=pytest.mark.slow),
+        pytest.param("full disk", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_kills_of_writers_and_committers_lose_double_and_tear_nothing(
     kill: Any, tmp_path: Path, leg: str, kills: int
 ) -> None:

@@ -138,6 +138,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(
     settings: Settings, state: sa.Engine
 ) -> None:

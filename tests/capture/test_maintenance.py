@@ -147,6 +147,7 @@ def test_a_checkpoint_is_made_every_fifty_commits(table: delta.Table) -> None:
     assert delta_log.checkpoint_versions(table.path) == [table.version]
 
 
+@pytest.mark.slow
 def test_the_log_stays_short_and_the_table_whole(table: delta.Table) -> None:
     names = []
     for n in range(400):

@@ -17,6 +17,8 @@ import pytest
 from capture import delta
 from capture.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 240
 TOKEN = "bootstrap-admin-token"
 TABLE = "main.default.bytes_payload"

@@ -22,6 +22,8 @@ from capture.settings import Settings
 from serving import processes
 from serving.demo import client
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 240
 CONNECTIONS = 32
 KILL_AFTER = (400, 900)  # answers of the round with status 200

@@ -350,7 +350,7 @@ def test_a_question_has_one_answer_in_the_page_and_over_http(
     query += "&status=failed&served_entity=v1&feature.length=%3E4"
     found = server.ok("GET", f"/api/1.0/requests?{query}")["requests"]
     assert len(found) == expected
-    counted = dict(said["counts"].fetchall())
+    counted = dict(said["counts"])
     handle = deltalake.DeltaTable(server.path("payload"))
     names = handle.to_pyarrow_table(columns=["served_entity_name"])["served_entity_name"]
     assert counted["v1"] == pc.sum(pc.equal(names, "v1")).as_py()

@@ -769,6 +769,7 @@ def test_a_bad_policy_is_refused_by_the_name_of_its_field(
 @pytest.mark.parametrize(
     ("share", "units"), [(0.5, None), (0.1, None), (0.5, 300)], ids=["half", "tenth", "sticky"]
 )
+@pytest.mark.slow
 def test_equal_versions_are_hardly_ever_told_apart_however_often_one_looks(
     share: float, units: int | None
 ) -> None:
@@ -786,6 +787,7 @@ def test_equal_versions_are_hardly_ever_told_apart_however_often_one_looks(
     assert broken <= 1
 
 
+@pytest.mark.slow
 def test_a_canary_with_many_errors_goes_back_within_about_a_hundred_requests() -> None:
     """1,000 runs at every request: median 42, 90 % by 96; here 40 runs at every tenth."""
     needed = []

@@ -12,7 +12,7 @@ from capture import database, delta, rows
 from capture.settings import Settings
 
 # A shared machine says nothing about time; speed has its own place in benchmarks/.
-hypothesis.settings.register_profile("inferlake", deadline=None)
+hypothesis.settings.register_profile("inferlake", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("inferlake")
 
 

@@ -49,7 +49,7 @@ def active_files(handle: deltalake.DeltaTable, layout: data_files.Layout) -> lis
     return [
         ActiveFile(
             add["path"],
-            tuple((name, _text(add[f"partition.{name}"])) for name in layout.partition_by),
+            tuple(delta.partition_of(add, layout.partition_by).items()),
             add["size_bytes"],
             add["num_records"],
             str(add.get(f"min.{layout.time_column}")),
@@ -57,10 +57,6 @@ def active_files(handle: deltalake.DeltaTable, layout: data_files.Layout) -> lis
         for add in adds
         if add["num_records"] is not None
     ]
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 # Merging -----------------------------------------------------------------------------------------
@@ -124,7 +120,7 @@ def compact(handle: deltalake.DeltaTable, path: Path, now: datetime) -> int:
         adds.append(data_files.write_file(path, layout, partition, merged, False))
         replaced += group
     if replaced:
-        _take_out(handle, path, layout, replaced, adds)
+        _take_out(handle, path, replaced, adds)
     return len(replaced)
 
 
@@ -160,7 +156,7 @@ def drop_days(handle: deltalake.DeltaTable, path: Path, keep_days: int, now: dat
     first_kept = now.astimezone(UTC).date() - timedelta(days=keep_days)
     gone = [file for file in active_files(handle, layout) if _ends_before(file, first_kept)]
     if gone:
-        _take_out(handle, path, layout, gone, [])
+        _take_out(handle, path, gone, [])
     return len(gone)
 
 
@@ -172,7 +168,6 @@ def _ends_before(file: ActiveFile, first_kept: date) -> bool:
 def _take_out(
     handle: deltalake.DeltaTable,
     path: Path,
-    layout: data_files.Layout,
     files: Sequence[ActiveFile],
     adds: Sequence[AddAction],
 ) -> None:
@@ -186,22 +181,5 @@ def _take_out(
     ]
     before = handle.version()
     turn = (handle.transaction_version(REMOVALS) or 0) + 1
-    handle.create_write_transaction(
-        [*removes, *adds],
-        mode="append",
-        schema=handle.schema(),
-        partition_by=list(layout.partition_by),
-        commit_properties=deltalake.CommitProperties(
-            app_transactions=[deltalake.Transaction(REMOVALS, turn)]
-        ),
-        post_commithook_properties=delta.NO_HOOKS,
-    )
-    sync_since(handle, path, before)
-
-
-def sync_since(handle: deltalake.DeltaTable, path: Path, version: int) -> None:
-    """Put on disk the commits that came after a version, ours among them."""
-    handle.update_incremental()
-    for later in range(version, handle.version() + 1):
-        delta_log.sync(delta_log.commit_file(path, later))
-    delta_log.sync(path / "_delta_log")
+    delta.publish(handle, [*removes, *adds], {REMOVALS: turn})
+    delta_log.sync_commits(path, before)

@@ -21,12 +21,13 @@ Rules, each of which was paid for:
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from capture import data_files, delta_log, errors, logline, names
 from capture.settings import Settings
@@ -126,7 +127,7 @@ class Table:
             handle = self._loaded()
             before = handle.version()
             adds = self._write(rows) if len(rows) else []
-            self._publish(handle, adds, transactions)
+            publish(handle, adds, transactions)
             commit_version = self._confirmed(handle, before, transactions)
         except BaseException:
             self.forget()
@@ -156,25 +157,6 @@ class Table:
         return [
             data_files.write_file(self.path, self.layout, values, part) for values, part in parts
         ]
-
-    def _publish(
-        self,
-        handle: deltalake.DeltaTable,
-        adds: list[AddAction],
-        transactions: Mapping[str, int],
-    ) -> None:
-        known = [deltalake.Transaction(app_id, v) for app_id, v in transactions.items()]
-        handle.create_write_transaction(
-            list(adds),
-            mode="append",
-            schema=handle.schema(),
-            partition_by=list(self.layout.partition_by),
-            commit_properties=deltalake.CommitProperties(
-                custom_metadata={delta_log.ACTIONS: str(len(adds) + len(known))},
-                app_transactions=known,
-            ),
-            post_commithook_properties=NO_HOOKS,
-        )
 
     def _confirmed(
         self, handle: deltalake.DeltaTable, before: int, transactions: Mapping[str, int]
@@ -215,10 +197,40 @@ class Table:
             return 0
 
 
+def publish(
+    handle: deltalake.DeltaTable,
+    actions: Sequence[AddAction | RemoveAction],
+    transactions: Mapping[str, int],
+    told: Mapping[str, str] = {},
+) -> None:
+    """One commit of ours, by the handle that told the transactions; whoever calls syncs it.
+
+    It says how many actions it has, so that one that was cut at the end of a line is known as torn.
+    told: more to be said in its information."""
+    known = [deltalake.Transaction(app_id, version) for app_id, version in transactions.items()]
+    count = len(actions) + len(known)
+    handle.create_write_transaction(
+        list(actions),
+        mode="append",
+        schema=handle.schema(),
+        partition_by=handle.metadata().partition_columns,
+        commit_properties=deltalake.CommitProperties(
+            custom_metadata={delta_log.ACTIONS: str(count), **told}, app_transactions=known
+        ),
+        post_commithook_properties=NO_HOOKS,
+    )
+
+
 def present_files(handle: deltalake.DeltaTable) -> pa.Table:
     """A row per data file of the version that a handle has loaded, with its statistics."""
     # Not `pa.table`, which imports pandas to see whether the argument is of it.
     return pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()
+
+
+def partition_of(add: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
+    """The partition of a row of `present_files`, as the log writes its values."""
+    values = {name: add[f"partition.{name}"] for name in columns}
+    return {name: None if value is None else str(value) for name, value in values.items()}
 
 
 def _row_count(handle: deltalake.DeltaTable) -> int:

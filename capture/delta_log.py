@@ -113,10 +113,12 @@ def is_parquet(file: Path) -> bool:
     return True
 
 
-def sync_commits(path: Path) -> int:
-    """Put on disk what no checkpoint covers: an earlier process may have been killed before it did,
-    and the log segments of what is found committed are unlinked. Gives the newest version."""
-    newest = max(checkpoint_versions(path), default=-1)
+def sync_commits(path: Path, first: int | None = None) -> int:
+    """Put on disk the commits from `first` on; gives the newest version.
+
+    Default: what no checkpoint covers, as an earlier process may have been killed before it did so,
+    and the log segments of what is found committed are unlinked."""
+    newest = max(checkpoint_versions(path), default=-1) if first is None else first - 1
     for version in commit_versions(path):
         if version > newest:
             sync(commit_file(path, version))

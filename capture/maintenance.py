@@ -129,7 +129,7 @@ def _vacuum(path: Path, now: datetime, hours: int | None) -> int:
         full=full,
         post_commithook_properties=delta.NO_HOOKS,
     )
-    compaction.sync_since(handle, path, before)
+    delta_log.sync_commits(path, before)
     (path / delta_history.HISTORY).mkdir(exist_ok=True)
     for name in ("vacuumed", "vacuumed-full") if full else ("vacuumed",):
         marker = path / delta_history.HISTORY / name

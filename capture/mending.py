@@ -17,7 +17,7 @@ Whoever mends holds the locks of all writers, and has the write-ahead log taken 
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import deltalake
@@ -96,14 +96,10 @@ def torn_files(path: Path, handle: deltalake.DeltaTable) -> list[Torn]:
         file = path / unquote(add["path"])
         is_missing = not file.exists()
         if is_missing or file.stat().st_size != add["size_bytes"] or not delta_log.is_parquet(file):
-            values = {name: _text(add[f"partition.{name}"]) for name in columns}
+            values = delta.partition_of(add, columns)
             rows = add["num_records"] or 0
             found.append(Torn(add["path"], values, add["size_bytes"], rows, is_missing))
     return found
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 def lost_files(path: Path, handle: deltalake.DeltaTable) -> list[Path]:
@@ -203,16 +199,6 @@ def _commit(
     told: dict[str, str],
 ) -> None:
     turn = (handle.transaction_version(MENDING) or 0) + 1
-    handle.create_write_transaction(
-        list(actions),
-        mode="append",
-        schema=handle.schema(),
-        partition_by=handle.metadata().partition_columns,
-        commit_properties=deltalake.CommitProperties(
-            custom_metadata={delta_log.ACTIONS: str(len(actions) + 1), **told},
-            app_transactions=[deltalake.Transaction(MENDING, turn)],
-        ),
-        post_commithook_properties=delta.NO_HOOKS,
-    )
+    delta.publish(handle, actions, {MENDING: turn}, told)
     delta_log.sync_commits(path)
     log.warning("table_mended", table=path.name, actions=len(actions))

@@ -12,16 +12,21 @@ from capture.settings import Settings
 NEWEST_FIRST = ["request_time", "databricks_request_id", "row_index"]
 
 
+def recorded_tables(settings: Settings) -> list[catalog.RecordedTable]:
+    """Every recorded table, by name."""
+    engine = database.open_engine(settings)
+    try:
+        with database.reading(engine) as connection:
+            return catalog.everything(connection)
+    finally:
+        engine.dispose()
+
+
 def tables(settings: Settings, given: dict[str, Any]) -> list[catalog.RecordedTable]:
     """The recorded tables that `table` or `endpoint` (a name or a list; none: all) name; takes
     both out of the arguments. Raises DoesNotExist."""
     table, endpoint = given.pop("table", None), given.pop("endpoint", None)
-    engine = database.open_engine(settings)
-    try:
-        with database.reading(engine) as connection:
-            known = catalog.everything(connection)
-    finally:
-        engine.dispose()
+    known = recorded_tables(settings)
     if table:
         payload = recorded.sibling(table, "payload")
         return [_one([one for one in known if one.full_name == payload], "Table", table)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from capture import catalog, database, errors, filters, recorded
+from capture import catalog, errors, filters, recorded, selection
 from capture.settings import Settings
 
 MOST_POINTS = 2_000
@@ -161,16 +161,10 @@ def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, An
             raise errors.InvalidParameter(
                 f"by: '{name[:100]}' is not known; use endpoint, {', '.join(DIMENSIONS)}."
             )
-    engine = database.open_engine(settings)
-    try:
-        with database.reading(engine) as connection:
-            known = catalog.everything(connection)
-    finally:
-        engine.dispose()
     only = arguments.get("endpoint") or None
     parts = [
         part
-        for one in known
+        for one in selection.recorded_tables(settings)
         if only in (None, one.endpoint_name)
         and (part := _counted(settings, one, wanted, arguments)) is not None
     ]

@@ -11,7 +11,6 @@ committer's maintenance process.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -301,7 +300,8 @@ class Unpacker:
         """Take in every payload commit that was not yet; a look at its log when there is none."""
         try:
             since = delta_history.files_since(self._payload, self._done)
-            self._sync_payload(since.version)
+            if since.version > self._done:
+                delta_log.sync_commits(self._payload, self._done + 1)
             groups = _groups(since.files, self._chunk_rows)
             for group in groups[:-1]:
                 self._append(self._typed(group), group[-1].commit_version)
@@ -313,17 +313,10 @@ class Unpacker:
             # table was damaged, and what is left of it is taken in once somebody has mended it.
             self.take_all()
 
-    def _sync_payload(self, version: int) -> None:
-        for taken in range(self._done + 1, version + 1):
-            with suppress(FileNotFoundError):  # in the history, where all is synced
-                delta_log.sync(delta_log.commit_file(self._payload, taken))
-        if version > self._done:
-            delta_log.sync(self._payload / "_delta_log")
-
     def take_all(self) -> None:
         """Take in what the payload table holds now, less the requests that are known already."""
         payload = deltalake.DeltaTable(self._payload)
-        adds = pa.table(payload.get_add_actions()).select(["path", "num_records"]).to_pylist()
+        adds = delta.present_files(payload).select(["path", "num_records"]).to_pylist()
         files = [
             delta_history.DataFile(
                 self._payload / unquote(add["path"]), 0, {}, add["num_records"], 0

@@ -4,7 +4,7 @@ Source: experiments.md, "Checks on labels and time".
 """
 
 from dataclasses import dataclass
-from math import ceil, log, sqrt
+from math import log, sqrt
 
 import numpy as np
 import polars as pl
@@ -119,13 +119,6 @@ def fading(primary: effects.Comparison, policy: policies.Policy, enough: bool) -
     still_good = metric.sign * recent_effect - recent_half > metric.bound
     alarm = enough and shrinking >= log(1 / policy.fading_alpha) and not still_good
     return Fading(slope, shrinking, recent_effect, alarm)
-
-
-def hours_covered(first: int | None, last: int | None) -> int:
-    """Hours from first to last labelled request, rounded up; 0 without any."""
-    if first is None or last is None:
-        return 0
-    return ceil((last - first) / arms.HOUR)
 
 
 def _delay_90(delays: pl.DataFrame, kind: str, mean: float) -> float:

@@ -230,7 +230,7 @@ def _close(tale: story.Story, settings: Settings, running: supervisor.Running, e
             f"API         {running.url}  with the token in {settings.data_dir / 'admin-token'}",
             f"Tables      {settings.data_dir / 'tables'}  (Delta: any engine reads them)",
             "Stop        Ctrl-C;  start it again with  "
-            f"inferlake up --data-dir {settings.data_dir.name}",
+            f"inferlake up --data-dir {settings.data_dir}",
         ]
     tale.screen.closing(lines, "What was recorded" if exit else "What was recorded, what is next")
     return lost == 0 and doubled == 0

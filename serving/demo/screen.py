@@ -5,8 +5,8 @@ from datetime import datetime
 from types import TracebackType
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
 
 STYLES = {"note": "", "good": "green", "bad": "bold red", "act": "bold cyan", "quiet": "dim"}
 
@@ -65,7 +65,9 @@ class Screen:
 
     def closing(self, lines: list[str], title: str) -> None:
         self.progress.stop()
-        self.console.print(Panel("\n".join(lines), title=title, expand=False, padding=(1, 2)))
+        # No box around it: paths and addresses must stay whole, to be copied, on any width.
+        self.console.print(Rule(title, align="left"))
+        self.console.print("\n".join(lines), end="\n\n")
 
     def __enter__(self) -> "Screen":
         return self

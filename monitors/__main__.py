@@ -1,9 +1,9 @@
 """The monitor process: one at a time does the monitors' work, under a lease.
 
-Threads: `worker` runs refreshes and, between them, the guard; `courier` delivers events; the
-scheduler turns Quartz schedules into rows of waiting refreshes and owns no rule; the main thread
-renews the lease and keeps the schedules as SQL says. SIGTERM ends it with 0, between two pieces of
-work.
+Threads: one runs refreshes and, between them, the guard; one delivers events; one runs jobs, each
+in a process of its own; the scheduler turns Quartz schedules into rows of waiting refreshes and
+owns no rule; the main thread renews the lease and keeps the schedules as SQL says. SIGTERM ends it
+with 0, between two pieces of work.
 """
 
 import contextlib
@@ -23,12 +23,13 @@ from apscheduler.triggers.cron import CronTrigger
 
 from capture import database, errors, logline, names
 from capture.settings import Settings
-from monitors import contract, delivery, lease, rounds, schedules, state, tables
+from monitors import contract, delivery, jobs, lease, rounds, schedules, state, tables
 
 log = logline.logger("monitors")
 
 REFRESH_POLL_SECONDS = 0.05
 DELIVERY_POLL_SECONDS = 0.5
+JOB_POLL_SECONDS = 0.25
 AFTER_TROUBLE_SECONDS = 1.0
 CLEAN_HOURS = 24
 READY_FILE = "monitor.ready"
@@ -130,7 +131,7 @@ class Process:
             state.queue_again(connection)
         threads = [
             threading.Thread(target=self._survive, args=(part,), name=part.__name__)
-            for part in (self._work, self._deliver)
+            for part in (self._work, self._deliver, self._run_jobs)
         ]
         for thread in threads:
             thread.start()
@@ -214,8 +215,16 @@ class Process:
         finally:
             courier.close()
 
+    def _run_jobs(self) -> None:
+        runner = jobs.Runner(self.engine, self.settings, self.lease.renew)
+        runner.take_over()
+        while not self.stop.is_set():
+            if not runner.run_next(self.stop):
+                self.stop.wait(JOB_POLL_SECONDS)
+
     def _clean(self) -> None:
-        """Delete files of metric tables that nobody can read any more."""
+        """Delete files of metric tables that nobody can read any more, and of old jobs."""
+        jobs.Runner(self.engine, self.settings, self.lease.renew).clean()
         with database.reading(self.engine) as connection:
             found = state.all_monitors(connection)
         for monitor in found:

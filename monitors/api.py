@@ -7,11 +7,17 @@ gateway's loop, which serves predictions, never waits for a database lock.
 
 from fastapi import APIRouter
 
-from monitors import routes_alerts, routes_experiments, routes_monitors, routing_context
+from monitors import (
+    routes_alerts,
+    routes_experiments,
+    routes_jobs,
+    routes_monitors,
+    routing_context,
+)
 
 
 def router(context: routing_context.Context) -> APIRouter:
-    """All routes of monitors, experiments, recommendations, alerts and webhooks."""
+    """All routes of monitors, experiments, recommendations, alerts, webhooks and jobs."""
     assembled = APIRouter()
     for part in (
         routes_monitors.Monitors(context),
@@ -20,6 +26,7 @@ def router(context: routing_context.Context) -> APIRouter:
         routes_experiments.Recommendations(context),
         routes_alerts.Alerts(context),
         routes_alerts.Webhooks(context),
+        routes_jobs.Jobs(context),
     ):
         assembled.include_router(part.router())
     return assembled

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from capture import catalog, database, errors, names
-from monitors import alert_state, experiment_state
+from monitors import alert_state, experiment_state, job_state
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 UNFINISHED = ("PENDING", "RUNNING")
@@ -97,8 +97,8 @@ class Refresh(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What windows are compared with. `spec`: {"kind": "training", "table"} or
-    {"kind": "window", "start", "end"}."""
+    """What windows are compared with. `spec`: {"kind": "training", "table"}, {"kind": "window",
+    "start", "end"}, {"kind": "previous" or "rolling", "windows"}; {"kind": "none"} ends them."""
 
     table_name: str
     baseline_version: int
@@ -133,8 +133,10 @@ def create_monitor(
     created_by: str,
     now_ms: int,
 ) -> None:
-    """A new monitor, version 0. Raises AlreadyExists."""
-    if get_monitor(connection, table_name) is not None:
+    """A new monitor, version 0. Raises AlreadyExists, also for a table whose name differs by the
+    case of its letters alone: to callers, and in ids, the two are one."""
+    same = sa.func.lower(monitors.c.table_name) == table_name.lower()
+    if connection.execute(sa.select(monitors.c.table_name).where(same)).first() is not None:
         raise errors.AlreadyExists(f"Table '{table_name}' has a monitor already.")
     connection.execute(
         sa.insert(monitors).values(
@@ -170,6 +172,13 @@ def monitor(connection: sa.Connection, table_name: str) -> Monitor:
     if found is None:
         raise errors.DoesNotExist(f"Table '{table_name}' has no monitor.")
     return found
+
+
+def monitor_of_id(connection: sa.Connection, table_id: str) -> Monitor | None:
+    """The monitor of the table with this id."""
+    found = connection.execute(sa.select(monitors).where(monitors.c.table_id == table_id))
+    row = found.first()
+    return Monitor(**row._mapping) if row else None
 
 
 def all_monitors(connection: sa.Connection) -> list[Monitor]:
@@ -254,13 +263,13 @@ def add_baseline(
 
 
 def current_baseline(connection: sa.Connection, table_name: str) -> Baseline | None:
-    """The newest baseline of a monitor."""
+    """The newest baseline of a monitor; None also where the newest one is that there is none."""
     row = connection.execute(
         sa.select(baselines)
         .where(baselines.c.table_name == table_name)
         .order_by(baselines.c.baseline_version.desc())
     ).first()
-    return Baseline(**row._mapping) if row else None
+    return Baseline(**row._mapping) if row and row.spec["kind"] != "none" else None
 
 
 # --- refreshes -----------------------------------------------------------------------------------
@@ -293,13 +302,14 @@ def get_refresh(connection: sa.Connection, table_name: str, refresh_id: int) -> 
     return Refresh(**row._mapping)
 
 
-def newest_refreshes(connection: sa.Connection, table_name: str, limit: int = 25) -> list[Refresh]:
-    found = connection.execute(
-        sa.select(refreshes)
-        .where(refreshes.c.table_name == table_name)
-        .order_by(refreshes.c.id.desc())
-        .limit(limit)
-    )
+def newest_refreshes(
+    connection: sa.Connection, table_name: str, limit: int = 25, before_id: int | None = None
+) -> list[Refresh]:
+    """Newest first; with `before_id`, those that were asked for before that one."""
+    asked = sa.select(refreshes).where(refreshes.c.table_name == table_name)
+    if before_id is not None:
+        asked = asked.where(refreshes.c.id < before_id)
+    found = connection.execute(asked.order_by(refreshes.c.id.desc()).limit(limit))
     return [Refresh(**row._mapping) for row in found]
 
 
@@ -366,6 +376,17 @@ def cancel_refresh(
         connection.execute(sa.update(refreshes).where(where).values(cancel_requested=True))
 
 
+def delete_refresh(connection: sa.Connection, table_name: str, refresh_id: int) -> None:
+    """Forget a refresh that has ended; what it found stays. Raises DoesNotExist, Conflict."""
+    found = get_refresh(connection, table_name, refresh_id)
+    where = (refreshes.c.id == refresh_id, refreshes.c.state.not_in(UNFINISHED))
+    if connection.execute(sa.delete(refreshes).where(*where)).rowcount == 0:
+        raise errors.Conflict(
+            f"Refresh {refresh_id} is {found.state}; only one that has ended can be deleted, "
+            "so cancel it first."
+        )
+
+
 def queue_again(connection: sa.Connection) -> int:
     """Refreshes that a dead process left RUNNING wait again; gives how many."""
     done = connection.execute(
@@ -405,7 +426,8 @@ def open_alerts(connection: sa.Connection, endpoint: str | None = None) -> list[
 
 
 def forget_endpoint(connection: sa.Connection, endpoint: str, now_ms: int) -> None:
-    """The endpoint is gone: its experiment, ramp, rules and open proposals end. Monitors of its
-    tables stay, and so do the tables."""
+    """The endpoint is gone: its experiment, ramp, rules, jobs and open proposals end. Monitors of
+    its tables stay, and so do the tables."""
     experiment_state.forget_endpoint(connection, endpoint)
     alert_state.forget_endpoint(connection, endpoint, now_ms)
+    job_state.forget_endpoint(connection, endpoint, now_ms)

@@ -1,0 +1,205 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from capture import database, errors
+from monitors import job_state, jobs
+
+# A process of jobs as `python -m monitors.jobs`, with kinds that need no data.
+PROCESS = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from monitors import jobs
+for name in ("write", "wait", "sleep", "refuse", "die"):
+    jobs.KINDS[name] = "job_kinds:" + name
+raise SystemExit(jobs.main())
+"""
+
+# The part of a monitor process that runs jobs; its arguments: the command of a job's process.
+MONITOR = """
+import sys, threading
+from capture import database
+from capture.settings import Settings
+from monitors import jobs
+settings = Settings()
+engine = database.open_engine(settings)
+jobs.Runner(engine, settings, lambda: True, sys.argv[1:]).run_next(threading.Event())
+"""
+
+
+def wait_for(condition, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+class Office:
+    """The jobs of a data directory, run as the monitor process runs them."""
+
+    def __init__(self, lake) -> None:
+        self.engine, self.settings = lake.engine, lake.settings
+        command = [sys.executable, "-c", PROCESS]
+        self.runner = jobs.Runner(lake.engine, lake.settings, lambda: True, command)
+
+    def add(self, kind: str, **arguments: Any) -> str:
+        with database.transaction(self.engine) as connection:
+            return job_state.create(
+                connection, kind, arguments, "delay", "main.flights.p_unpacked", "ann", 1
+            )
+
+    def get(self, job_id: str) -> job_state.Job:
+        with database.reading(self.engine) as connection:
+            return job_state.get(connection, job_id)
+
+    def cancel(self, job_id: str) -> None:
+        with database.transaction(self.engine) as connection:
+            job_state.cancel(connection, job_id, 2)
+
+    def done(self, job_id: str) -> job_state.Job:
+        assert self.runner.run_next(threading.Event())
+        return self.get(job_id)
+
+    @contextmanager
+    def running(self) -> Iterator[threading.Event]:
+        """The next job runs in a thread; the event stops it, as the end of the monitor does."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self.runner.run_next, args=(stop,))
+        thread.start()
+        try:
+            yield stop
+            thread.join(30)
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.fixture
+def office(lake) -> Office:
+    return Office(lake)
+
+
+def pids(office: Office, job_id: str) -> list[int]:
+    """Processes of the job `wait`, once it has said where they are."""
+    stage = office.get(job_id).stage
+    return [int(pid) for pid in stage.split()[1:]] if stage.startswith("pids") else []
+
+
+def test_a_job_gives_its_result_and_its_file(office):
+    job_id = office.add("write", text="hello")
+    assert office.get(job_id).state == "queued"
+    found = office.done(job_id)
+    assert (found.state, found.message) == ("succeeded", None)
+    assert found.result == {"file": "text.html", "letters": 5}
+    assert (jobs.folder(office.settings, job_id) / "text.html").read_text() == "hello"
+    assert (found.stage, found.done, found.total) == ("writing", 5, 5)
+    assert found.created_ms <= found.started_ms <= found.ended_ms
+    assert not office.runner.run_next(threading.Event())
+
+
+def test_jobs_run_in_the_order_in_which_they_were_asked_for(office):
+    first = office.add("write", text="a")
+    with database.transaction(office.engine) as connection:
+        second = job_state.create(connection, "write", {"text": "b"}, None, None, "bob", 2)
+    assert office.done(first).state == "succeeded" and office.get(second).state == "queued"
+    assert office.done(second).state == "succeeded"
+
+
+def test_a_refusal_is_told_and_a_fault_is_named(office):
+    refused = office.done(office.add("refuse"))
+    assert (refused.state, refused.message) == ("failed", "window: there are no rows.")
+    fault = office.done(office.add("write"))
+    assert fault.state == "failed" and "KeyError" in fault.message
+    assert not jobs.folder(office.settings, fault.id).exists()
+    killed = office.done(office.add("die"))
+    assert killed.state == "failed" and "SIGKILL" in killed.message
+
+
+def test_cancelling_ends_a_waiting_job_at_once_and_a_running_one_soon(office):
+    waiting = office.add("write", text="a")
+    office.cancel(waiting)
+    assert office.get(waiting).state == "cancelled"
+    assert not office.runner.run_next(threading.Event())
+    job_id = office.add("wait")
+    with office.running():
+        wait_for(lambda: pids(office, job_id))
+        office.cancel(job_id)
+        assert office.get(job_id).cancel_requested
+    assert office.get(job_id).state == "cancelled" and office.get(job_id).message is None
+
+
+def test_a_job_that_does_not_listen_is_killed_with_what_it_started(office):
+    job_id = office.add("sleep")
+    with office.running():
+        found = wait_for(lambda: pids(office, job_id))
+        office.cancel(job_id)
+    assert len(found) == 2
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in found))
+    assert office.get(job_id).state == "cancelled"
+
+
+def test_the_end_of_the_monitor_ends_the_job_and_says_so(office):
+    job_id = office.add("sleep")
+    with office.running() as stop:
+        found = wait_for(lambda: pids(office, job_id))
+        stop.set()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in found))
+    ended = office.get(job_id)
+    assert ended.state == "failed" and ended.message == jobs.MONITOR_ENDED
+
+
+def test_a_killed_monitor_takes_its_job_along_and_the_next_one_tells_of_it(office):
+    job_id = office.add("sleep")
+    environment = {**os.environ, "INFERLAKE_DATA_DIR": str(office.settings.data_dir)}
+    command = [sys.executable, "-c", MONITOR, *office.runner.command]
+    monitor = subprocess.Popen(command, env=environment)
+    try:
+        found = wait_for(lambda: pids(office, job_id))
+    finally:
+        monitor.kill()
+        monitor.wait()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in found))
+    assert office.get(job_id).state == "running"
+    office.runner.take_over()
+    assert office.get(job_id).state == "failed"
+    assert office.get(job_id).message == jobs.MONITOR_ENDED
+
+
+def test_an_ended_job_stays_as_it_ended(office):
+    job_id = office.done(office.add("write", text="a")).id
+    office.cancel(job_id)
+    office.runner.take_over()
+    assert office.get(job_id).state == "succeeded"
+
+
+def test_old_jobs_are_forgotten_with_their_files(office):
+    old = office.done(office.add("write", text="a"))
+    new = office.done(office.add("write", text="b"))
+    with database.transaction(office.engine) as connection:
+        connection.execute(
+            job_state.jobs.update()
+            .where(job_state.jobs.c.id == old.id)
+            .values(ended_ms=old.ended_ms - jobs.KEPT_MS - 60_000)
+        )
+    office.runner.clean()
+    assert office.get(new.id).state == "succeeded"
+    with pytest.raises(errors.DoesNotExist):
+        office.get(old.id)
+    assert not jobs.folder(office.settings, old.id).exists()
+
+
+def test_a_queue_has_an_end(office):
+    for _ in range(job_state.MOST_WAITING):
+        office.add("write", text="a")
+    with pytest.raises(errors.QueueFull, match="50 jobs wait"):
+        office.add("write", text="a")

@@ -1,7 +1,6 @@
 """`inferlake drift` and `inferlake quality` on files, as a person or a script runs them."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,19 +18,7 @@ from typer.testing import CliRunner, Result
 from monitors import distances, files_cli
 
 DATA = Path(__file__).parent.parent / "data"
-HOUSES, TITANIC, CARS = (DATA / name for name in ("california_housing", "titanic", "car_price"))
-EXTRA = os.environ.get("INFERLAKE_EXTRA_DATA")
-ORACLE = {
-    "ks_stat": ("ks", 0.002),
-    "wasserstein_over_std": ("wasserstein_normed", 0.002),
-    "psi_deciles": ("psi", 0.005),
-    "chi2_stat": ("chi_squared", 1e-6),
-    "js_base2": ("js_distance", 0.005),
-    "tv": ("tv_distance", 0.005),
-    "l_inf": ("l_infinity_distance", 0.005),
-    "psi": ("psi", 0.005),
-}
-ROUNDING = 1e-6  # the oracle's numbers have ten digits
+CARS = DATA / "car_price"
 
 app = typer.Typer()
 files_cli.register(app)
@@ -73,72 +60,7 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-# Real data against scipy and NannyML
-
-
-def check_against_scipy(folder: Path) -> None:
-    expected = json.loads((folder / "expected.json").read_text())
-    by = expected["windowing"]
-    cut = ["--window-rows", by["size"]] if by["by"] == "rows" else ["--window-by", by["column"]]
-    answer = found(
-        *("drift", folder / "reference.parquet", folder / "current.parquet", *cut),
-        *("--numeric", ",".join(expected["numeric"])),
-        *("--categorical", ",".join(expected["categorical"])),
-    )
-    assert answer["reference"]["rows"] == expected["reference_rows"]
-    assert [window["window"] for window in answer["windows"]] == list(expected["windows"])
-    compared = 0
-    for window in answer["windows"]:
-        wanted = expected["windows"][window["window"]]
-        assert window["rows"] == wanted["rows"]
-        assert set(window["columns"]) == set(wanted["exact_scipy"])
-        for column, numbers in wanted["exact_scipy"].items():
-            for key, value in numbers.items():
-                if key not in ORACLE:
-                    continue
-                name, tolerance = ORACLE[key]
-                metric = window["columns"][column]["metrics"][name]
-                where = (window["window"], column, key, metric)
-                assert metric["value"] == pytest.approx(value, abs=tolerance, rel=1e-9), where
-                assert abs(metric["value"] - value) <= metric["bound"] + ROUNDING, where
-                compared += 1
-    assert compared >= 50
-
-
-@pytest.mark.parametrize("folder", [HOUSES, TITANIC], ids=lambda folder: folder.name)
-def test_every_window_and_column_of_real_data_agrees_with_scipy(folder: Path) -> None:
-    check_against_scipy(folder)
-
-
-@pytest.mark.skipif(EXTRA is None, reason="INFERLAKE_EXTRA_DATA names no folder of further data")
-def test_every_month_and_column_of_the_bicycles_agrees_with_scipy() -> None:
-    check_against_scipy(Path(EXTRA or "") / "bike_sharing")
-
-
-def houses_quality() -> dict[str, Any]:
-    return found(
-        *("quality", HOUSES / "reference.parquet", HOUSES / "current.parquet"),
-        *("--label", "clf_target", "--prediction", "y_pred", "--score", "y_pred_proba"),
-        *("--labels", HOUSES / "labels_delayed.parquet", "--id", "id", "--window-rows", 686),
-    )
-
-
-def test_quality_with_and_without_labels_agrees_with_nannyml() -> None:
-    expected = json.loads((HOUSES / "expected.json").read_text())
-    windows = houses_quality()["windows"]
-    assert [window["window"] for window in windows] == list(expected["cbpe"]["values"])
-    for window in windows:
-        assert window["labelled"] == window["rows"] == 686
-        for side, source, tolerance in (
-            ("realized", "realized", 0.001),
-            ("estimated", "cbpe", 0.005),
-        ):
-            measure = window[side]["roc_auc"]
-            wanted = expected[source]["values"][window["window"]]["roc_auc"]
-            assert measure["value"] == pytest.approx(wanted["value"], abs=tolerance)
-            assert measure["low"] <= measure["value"] <= measure["high"]
-            assert measure["alert"] == wanted["alert"], (window["window"], side)
-            assert measure["limits"][0] == pytest.approx(wanted["lower"], abs=0.005)
+# Real data; against scipy and NannyML: tests/benchmarks/test_monitor_benchmarks.py
 
 
 def test_regression_quality_of_real_data_is_that_of_scikit_learn() -> None:

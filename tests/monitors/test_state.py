@@ -73,6 +73,41 @@ def test_a_refresh_goes_from_pending_to_its_end_once(engine):
         assert [r.id for r in newest] == [second, first]
 
 
+def test_tables_that_differ_by_letter_case_are_one_to_a_monitor(engine):
+    with database.transaction(engine) as connection:
+        state.create_monitor(connection, TABLE, "t1", {}, "ann", 1)
+        with pytest.raises(errors.AlreadyExists):
+            state.create_monitor(connection, TABLE.replace("p_", "P_"), "t1", {}, "ann", 1)
+        assert state.monitor_of_id(connection, "t1").table_name == TABLE
+        assert state.monitor_of_id(connection, "t2") is None
+
+
+def test_a_baseline_of_kind_none_ends_the_one_before_and_the_next_has_a_new_number(engine):
+    with database.transaction(engine) as connection:
+        state.create_monitor(connection, TABLE, "t1", {}, "ann", 1)
+        state.add_baseline(connection, TABLE, {"kind": "previous", "windows": 1}, "ann", 1)
+        state.add_baseline(connection, TABLE, {"kind": "none"}, "ann", 2)
+        assert state.current_baseline(connection, TABLE) is None
+        third = state.add_baseline(connection, TABLE, {"kind": "training", "table": "t"}, "ann", 3)
+        assert third == 3 and state.current_baseline(connection, TABLE).baseline_version == 3
+
+
+def test_refreshes_are_paged_and_only_an_ended_one_can_be_deleted(engine):
+    with database.transaction(engine) as connection:
+        state.create_monitor(connection, TABLE, "t1", {}, "ann", 1)
+        ids = [state.request_refresh(connection, TABLE, "MANUAL", None, n) for n in range(3)]
+        page = state.newest_refreshes(connection, TABLE, 2)
+        assert [r.id for r in page] == [ids[2], ids[1]]
+        after = state.newest_refreshes(connection, TABLE, 2, before_id=page[-1].id)
+        assert [r.id for r in after] == [ids[0]]
+        with pytest.raises(errors.Conflict, match="PENDING"):
+            state.delete_refresh(connection, TABLE, ids[0])
+        state.cancel_refresh(connection, TABLE, ids[0], 5)
+        state.delete_refresh(connection, TABLE, ids[0])
+        with pytest.raises(errors.DoesNotExist):
+            state.delete_refresh(connection, TABLE, ids[0])
+
+
 def test_what_a_dead_process_left_running_waits_again(engine):
     with database.transaction(engine) as connection:
         refresh = state.request_refresh(connection, TABLE, "SCHEDULE", None, 1)

@@ -20,10 +20,12 @@ HARMLESS = frozenset({"safe", "typed", "negate"})  # of a node's parts: division
 MAX_CHARACTERS = 2_000
 MAX_DEPTH = 60
 MAX_NODES = 500
+MOST_PLACES = 15
 TOO_LARGE = f"An expression has at most {MAX_NODES} parts, nested at most {MAX_DEPTH} deep."
 
 Node = Any  # sqlglot renamed the base of its nodes between the versions that we allow
 Walk = Callable[[Node], pl.Expr]
+Leaf = Callable[[Node], pl.Expr | None]
 
 
 def to_polars(text: str, columns: Collection[str]) -> pl.Expr:
@@ -31,24 +33,47 @@ def to_polars(text: str, columns: Collection[str]) -> pl.Expr:
 
     Raises InvalidParameter that names the node, the column or what cannot be read.
     """
-    tree = parse(text)
+    return convert(parse(text), by_name(columns))
+
+
+def convert(tree: Node, leaf: Leaf) -> pl.Expr:
+    """The expression in a tree. `leaf` is asked first for every node, and gives what stands for it
+    or None; columns are for it alone. Raises InvalidParameter that names the node."""
+
+    def walk(node: Node) -> pl.Expr:
+        given = leaf(node)
+        if given is not None:
+            return given
+        make = _NODES.get(type(node))
+        if make is None:
+            raise errors.InvalidParameter(
+                f"'{shown(node)}' ({type(node).__name__}) is not allowed in an expression."
+            )
+        found = make(node, walk)
+        return ~found if node.args.get("negate") else found  # x NOT ILIKE y
+
+    return walk(tree)
+
+
+def by_name(columns: Collection[str]) -> Leaf:
+    """Columns as leaves, named exactly or else in any case."""
     exact = {name: name for name in columns}
     folded: dict[str, str] = {}
     for name in columns:
         folded.setdefault(name.casefold(), name)
 
-    def walk(node: Node) -> pl.Expr:
-        if isinstance(node, sql.Column):
-            return pl.col(_column(node, exact, folded))
-        convert = _NODES.get(type(node))
-        if convert is None:
-            raise errors.InvalidParameter(
-                f"'{_shown(node)}' ({type(node).__name__}) is not allowed in an expression."
-            )
-        found = convert(node, walk)
-        return ~found if node.args.get("negate") else found  # x NOT ILIKE y
+    def leaf(node: Node) -> pl.Expr | None:
+        return pl.col(_column(node, exact, folded)) if isinstance(node, sql.Column) else None
 
-    return walk(tree)
+    return leaf
+
+
+def computed(rows: pl.DataFrame, expression: pl.Expr) -> pl.Series:
+    """The value of every row. Raises InvalidParameter where the rows' types do not fit."""
+    try:
+        return rows.with_columns(expression.alias("__value"))["__value"]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OverflowError) as error:
+        raise errors.InvalidParameter(" ".join(str(error).split())[:200]) from None
 
 
 def parse(text: str) -> Node:
@@ -58,6 +83,10 @@ def parse(text: str) -> Node:
             f"An expression has 1 to {MAX_CHARACTERS} characters, not {len(text)}."
         )
     try:
+        if any(token.comments for token in sqlglot.tokenize(text, dialect="spark")):
+            raise errors.InvalidParameter(
+                f"Expression '{text[:100]}' holds a comment; none is allowed."
+            )
         trees = sqlglot.parse(text, dialect="spark")
     except RecursionError:
         raise errors.InvalidParameter(TOO_LARGE) from None
@@ -78,14 +107,15 @@ def _check_size(tree: Node) -> None:
             raise errors.InvalidParameter(TOO_LARGE)
 
 
-def _shown(node: Node) -> str:
+def shown(node: Node) -> str:
+    """The text of a node, cut to what fits a message."""
     return node.sql(dialect="spark")[:100]
 
 
 def _column(node: sql.Column, exact: dict[str, str], folded: dict[str, str]) -> str:
     name = node.name
     if node.table or not isinstance(node.this, sql.Identifier):
-        raise errors.InvalidParameter(f"'{_shown(node)}' is not allowed; name a column alone.")
+        raise errors.InvalidParameter(f"'{shown(node)}' is not allowed; name a column alone.")
     found = exact.get(name) or folded.get(name.casefold())
     if found is None:
         raise errors.InvalidParameter(
@@ -98,14 +128,15 @@ def _literal(node: sql.Literal, walk: Walk) -> pl.Expr:
     if node.is_string:
         return pl.lit(node.this)
     try:
-        return pl.lit(int(node.this))
+        whole = int(node.this)
     except ValueError:
         return pl.lit(float(node.this))
+    return pl.lit(whole if abs(whole) < 1 << 63 else float(whole))
 
 
 def _two(make: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Any, Walk], pl.Expr]:
     def convert(node: Any, walk: Walk) -> pl.Expr:
-        _only(node, "this", "expression")
+        only(node, "this", "expression")
         return make(walk(node.left), walk(node.right))
 
     return convert
@@ -113,25 +144,56 @@ def _two(make: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Any, Walk], p
 
 def _one(make: Callable[[pl.Expr], pl.Expr]) -> Callable[[Any, Walk], pl.Expr]:
     def convert(node: Node, walk: Walk) -> pl.Expr:
-        _only(node, "this")
+        only(node, "this")
         return make(walk(node.this))
 
     return convert
 
 
-def _only(node: Node, *known: str) -> None:
+def _dividing(
+    make: Callable[[pl.Expr, pl.Expr], pl.Expr],
+) -> Callable[[Any, Walk], pl.Expr]:
+    """A division, which gives null where the divisor is 0, as Spark's does."""
+
+    def convert(node: Any, walk: Walk) -> pl.Expr:
+        divisor = node.right.unnest()
+        if isinstance(divisor, sql.Literal) and divisor.is_number and not float(divisor.this):
+            raise errors.InvalidParameter(
+                f"'{shown(node)}' ({type(node).__name__}) divides by zero."
+            )
+        by = walk(node.right)
+        return pl.when(by != 0).then(make(walk(node.left), by))
+
+    return convert
+
+
+def _several(
+    make: Callable[[list[pl.Expr]], pl.Expr],
+) -> Callable[[Any, Walk], pl.Expr]:
+    def convert(node: Any, walk: Walk) -> pl.Expr:
+        return make([walk(node.this), *(walk(one) for one in node.expressions)])
+
+    return convert
+
+
+def _nullif(node: sql.Nullif, walk: Walk) -> pl.Expr:
+    value = walk(node.this)
+    return pl.when(value.ne_missing(walk(node.expression))).then(value)
+
+
+def only(node: Node, *known: str) -> None:
     """Refuse a form that says more than we would look at, such as `TRIM(LEADING ...)`."""
     for name, value in node.args.items():
         if value and name not in known and name not in HARMLESS:
-            raise errors.InvalidParameter(f"'{_shown(node)}': {name} is not allowed here.")
+            raise errors.InvalidParameter(f"'{shown(node)}': {name} is not allowed here.")
 
 
 def _in(node: sql.In, walk: Walk) -> pl.Expr:
     values = node.expressions
     if not values or node.args.get("query") is not None:
-        raise errors.InvalidParameter(f"'{_shown(node)}': IN takes a list of values.")
+        raise errors.InvalidParameter(f"'{shown(node)}': IN takes a list of values.")
     if any(not isinstance(value, sql.Literal | sql.Neg | sql.Boolean) for value in values):
-        raise errors.InvalidParameter(f"'{_shown(node)}': IN takes plain values only.")
+        raise errors.InvalidParameter(f"'{shown(node)}': IN takes plain values only.")
     # One comparison each: is_in over a list would ask for one type of all of them.
     return pl.any_horizontal([walk(node.this) == walk(value) for value in values])
 
@@ -145,13 +207,13 @@ def _is(node: sql.Is, walk: Walk) -> pl.Expr:
         return walk(node.this).is_null()
     if isinstance(node.expression, sql.Boolean):
         return walk(node.this).eq_missing(walk(node.expression))
-    raise errors.InvalidParameter(f"'{_shown(node)}': IS takes NULL, TRUE or FALSE.")
+    raise errors.InvalidParameter(f"'{shown(node)}': IS takes NULL, TRUE or FALSE.")
 
 
 def _like(is_case_sensitive: bool) -> Callable[[Any, Walk], pl.Expr]:
     def convert(node: Any, walk: Walk) -> pl.Expr:
         if not isinstance(node.expression, sql.Literal) or not node.expression.is_string:
-            raise errors.InvalidParameter(f"'{_shown(node)}': LIKE takes a text.")
+            raise errors.InvalidParameter(f"'{shown(node)}': LIKE takes a text.")
         flags = "(?s)" if is_case_sensitive else "(?si)"
         pattern = f"{flags}^{_pattern(node.expression.this)}$"
         return walk(node.this).cast(pl.String).str.contains(pattern)
@@ -213,7 +275,7 @@ def _cast(node: sql.Cast, walk: Walk) -> pl.Expr:
     """CAST(x AS type), and the literals DATE '...', TIMESTAMP '...'; what does not fit is null."""
     kind = _CAST_TYPES.get(node.to.this)
     if kind is None:
-        raise errors.InvalidParameter(f"'{_shown(node)}': this type is not allowed.")
+        raise errors.InvalidParameter(f"'{shown(node)}': this type is not allowed.")
     if kind in _TIMES and isinstance(node.this, sql.Literal) and node.this.is_string:
         return _time_literal(node.this.this, kind)
     return walk(node.this).cast(kind, strict=False)
@@ -222,21 +284,20 @@ def _cast(node: sql.Cast, walk: Walk) -> pl.Expr:
 def _time_literal(text: str, kind: Any) -> pl.Expr:
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        aware = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise errors.InvalidParameter(f"'{text[:100]}' is no ISO 8601 date or time.") from None
-    if kind == pl.Date:
-        return pl.lit(date(found.year, found.month, found.day))
-    return pl.lit(found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC))
-
-
-def _coalesce(node: sql.Coalesce, walk: Walk) -> pl.Expr:
-    return pl.coalesce([walk(node.this), *(walk(one) for one in node.expressions)])
+    return pl.lit(date(found.year, found.month, found.day) if kind == pl.Date else aware)
 
 
 def _round(node: sql.Round, walk: Walk) -> pl.Expr:
     places = node.args.get("decimals")
-    if places is not None and not (isinstance(places, sql.Literal) and places.is_int):
-        raise errors.InvalidParameter(f"'{_shown(node)}': ROUND takes a whole number of places.")
+    if places is not None and not (
+        isinstance(places, sql.Literal) and places.is_int and int(places.this) <= MOST_PLACES
+    ):
+        raise errors.InvalidParameter(
+            f"'{shown(node)}': ROUND takes a whole number of places, 0..{MOST_PLACES}."
+        )
     return walk(node.this).round(0 if places is None else int(places.this))
 
 
@@ -258,8 +319,8 @@ _NODES: dict[type[Any], Callable[[Any, Walk], pl.Expr]] = {
     sql.Add: _two(lambda a, b: a + b),
     sql.Sub: _two(lambda a, b: a - b),
     sql.Mul: _two(lambda a, b: a * b),
-    sql.Div: _two(lambda a, b: a / b),
-    sql.Mod: _two(lambda a, b: a % b),
+    sql.Div: _dividing(lambda a, b: a / b),
+    sql.Mod: _dividing(lambda a, b: a % b),
     sql.Neg: _one(lambda a: -a),
     sql.In: _in,
     sql.Between: _between,
@@ -270,7 +331,11 @@ _NODES: dict[type[Any], Callable[[Any, Walk], pl.Expr]] = {
     sql.If: _if,
     sql.Cast: _cast,
     sql.TryCast: _cast,
-    sql.Coalesce: _coalesce,
+    sql.Coalesce: _several(pl.coalesce),
+    sql.Greatest: _several(pl.max_horizontal),
+    sql.Least: _several(pl.min_horizontal),
+    sql.Nullif: _nullif,
+    sql.Pow: _two(lambda a, b: a.cast(pl.Float64).pow(b)),
     sql.Round: _round,
     sql.Abs: _one(lambda a: a.abs()),
     sql.Ceil: _one(lambda a: a.ceil()),

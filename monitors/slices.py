@@ -47,15 +47,27 @@ def columns_of(parsed: Mapping[str, pl.Expr]) -> list[str]:
 def labels(rows: pl.DataFrame, parsed: Mapping[str, pl.Expr]) -> dict[str, pl.Series]:
     """Per expression the value of every row as text. Raises InvalidParameter where the rows' types
     do not fit an expression."""
-    found = {}
-    for text, expression in parsed.items():
-        try:
-            value = rows.select(expression.alias("value"))["value"]
-        except pl.exceptions.PolarsError as error:
-            said = " ".join(str(error).split())[:200]
-            raise errors.InvalidParameter(f"Slice '{text}' cannot be computed: {said}") from None
-        found[text] = cells.texts(value)
-    return found
+    return {text: cells.texts(_values(rows, text, one)) for text, one in parsed.items()}
+
+
+def is_boolean(text: str, rows: pl.DataFrame) -> bool:
+    """Does the expression tell true from false in such rows?"""
+    try:
+        parsed = parse([text], rows.columns)
+        return _values(rows.head(0), text, parsed[text]).dtype == pl.Boolean
+    except errors.InvalidParameter:
+        return False
+
+
+def _values(rows: pl.DataFrame, text: str, expression: pl.Expr) -> pl.Series:
+    from capture import expressions
+
+    try:
+        return expressions.computed(rows, expression)
+    except errors.InvalidParameter as error:
+        raise errors.InvalidParameter(
+            f"Slice '{text}' cannot be computed: {error.message}"
+        ) from None
 
 
 def counted(values: pl.Series) -> dict[str, int]:

@@ -116,11 +116,44 @@ def test_days_of_the_week_are_numbered_as_spark_does():
         ("+".join(["a"] * 900), "parts|deep"),
         ("DROP TABLE x", "Drop"),
         ("COPY x TO '/tmp/y'", "not allowed|cannot be read"),
+        ("a > 1 -- and more", "comment"),
+        ("a /* b */ > 1", "comment"),
+        ("{# b #} a > 1", "comment"),
+        ("a / 0 > 1", "Div.*divides by zero"),
+        ("a % (0.0) > 1", "Mod.*divides by zero"),
+        ("a > @x", "Parameter"),
+        ("a > ${x}", "Parameter"),
+        ("ROUND(a, 99999999999)", "places"),
+        ("TIMESTAMP '0001-01-01T00:00:00+14:00' > t", "no ISO 8601"),
     ],
 )
 def test_whatever_is_not_allowed_is_refused_by_name(text, named):
     with pytest.raises(errors.InvalidParameter, match=named):
         expressions.to_polars(text, ROWS.columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n / (n - 2) > 0", [False, None, True, None, True]),
+        ("n % (n - 2)", [0, None, 0, None, 2]),
+        ("NULLIF(n, 3)", [1, 2, None, None, 7]),
+        ("NULLIF(n, NULL)", [1, 2, 3, None, 7]),
+        ("POW(n, 2)", [1, 4, 9, None, 49]),
+        ("GREATEST(n, 2)", [2, 2, 3, 2, 7]),
+        ("LEAST(n, 2)", [1, 2, 2, 2, 2]),
+        ("a < " + "9" * 400, [True, True, None, True, True]),
+    ],
+)
+def test_an_expression_means_what_it_means_in_spark(text, expected):
+    """Spark SQL's function reference: a zero divisor gives null, GREATEST skips nulls."""
+    assert value(text) == expected
+
+
+@pytest.mark.parametrize("text", ["ABS(s)", "s + 1 > 2", "CASE WHEN a THEN 1 END", "HOUR(a)"])
+def test_a_text_that_does_not_fit_the_rows_is_an_error_of_ours(text):
+    with pytest.raises(errors.InvalidParameter):
+        expressions.computed(ROWS, expressions.to_polars(text, ROWS.columns))
 
 
 @given(text=st.text(max_size=40))

@@ -91,6 +91,12 @@ def new_request_id() -> str:
     return str(uuid7(time.time_ns() // 1_000_000, secrets.randbits(74)))
 
 
+def copy_of(request_id: str) -> str:
+    """Id of the copy of a request that a version in the shadow answers: the last bit turned. All
+    but the last digit is the original's, so either id leads to the other."""
+    return request_id[:-1] + f"{int(request_id[-1], 16) ^ 1:x}"
+
+
 def request_time_ms(request_id: str) -> int | None:
     """Unix milliseconds in a request id, or None if it is not one of ours."""
     try:

@@ -1,9 +1,10 @@
 """SQL of the control plane: endpoints and configurations, and the views read across all tables.
 
 The API writes both; the controller ends an update with `complete_update` or `fail_update`. What
-runs is in `replica_state`, tokens and grants in `access_state`, secrets in `secret_state`, the
-audit in `audit_state`. An endpoint's row is changed by compare-and-set on `row_version`; whatever a
-route table depends on raises the counter `routes` (`changes_state`) in the same transaction.
+runs is in `replica_state`, tokens and grants in `access_state`, shadows in `shadow_state`, secrets
+in `secret_state`, the audit in `audit_state`. An endpoint's row is changed by compare-and-set on
+`row_version`; whatever a route table depends on raises the counter `routes` (`changes_state`) in
+the same transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from capture import database, errors, names, outbox
-from serving import access_state, changes_state, contract, placement, replica_state
+from serving import (
+    access_state,
+    changes_state,
+    contract,
+    placement,
+    replica_state,
+    shadow_state,
+)
 
 NOT_UPDATING, IN_PROGRESS = "NOT_UPDATING", "IN_PROGRESS"
 UPDATE_FAILED, UPDATE_CANCELED = "UPDATE_FAILED", "UPDATE_CANCELED"
@@ -168,9 +176,14 @@ def write_endpoint(
 
 
 def delete_endpoint(connection: sa.Connection, seen: Endpoint) -> None:
-    """Remove an endpoint with its configurations, grants and states. Its replicas' rows stay, so
-    that the controller finds and ends them."""
-    for table in (configurations, replica_state.entity_states, access_state.grants):
+    """Remove an endpoint with its configurations, grants, shadow and states. Its replicas' rows
+    stay, so that the controller finds and ends them."""
+    for table in (
+        configurations,
+        replica_state.entity_states,
+        access_state.grants,
+        shadow_state.shadows,
+    ):
         connection.execute(sa.delete(table).where(table.c.endpoint_id == seen.id))
     connection.execute(sa.delete(endpoints).where(endpoints.c.id == seen.id))
     changes_state.bump(connection)
@@ -508,10 +521,19 @@ class CaptureView:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowView:
+    """Who gets copies of an endpoint's requests. share: 0..1 of them."""
+
+    served_entity: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointView:
     """An endpoint as a gateway needs it. Without an active configuration `config_version` is None
     and `entities` empty; `updating` then tells whether one is on its way. usage: each request is a
-    row of `system.serving.endpoint_usage`. places: of the units of a sticky split."""
+    row of `system.serving.endpoint_usage`. places: of the units of a sticky split. shadow: names
+    one of the entities."""
 
     id: str
     name: str
@@ -525,6 +547,7 @@ class EndpointView:
     capture: CaptureView | None
     usage: bool = False
     places: tuple[placement.Place, ...] = ()
+    shadow: ShadowView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,8 +577,12 @@ def snapshot(connection: sa.Connection) -> Snapshot:
         if replica.state == "READY":
             view = ReplicaView(replica.id, replica.socket, replica.concurrency)
             running.setdefault(replica.served_entity_id, []).append(view)
+    shadows = shadow_state.all_shadows(connection)
     return Snapshot(
-        tuple(_endpoint_view(row, live, running) for row in all_endpoints(connection)),
+        tuple(
+            _endpoint_view(row, live, running, shadows.get(row.id))
+            for row in all_endpoints(connection)
+        ),
         {
             t.id: TokenView(t.user, t.hash, t.expires_ms)
             for t in access_state.valid_tokens(connection)
@@ -569,6 +596,7 @@ def _endpoint_view(
     row: Endpoint,
     live: Mapping[tuple[str, int], Configuration],
     running: Mapping[str, list[ReplicaView]],
+    shadow: shadow_state.Shadow | None,
 ) -> EndpointView:
     active = live.get((row.id, row.active_version)) if row.active_version is not None else None
     config = active.config if active else {"served_entities": []}
@@ -602,7 +630,18 @@ def _endpoint_view(
         CaptureView(*capture) if capture else None,
         contract.usage_tracked(row.ai_gateway),
         tuple(placement.Place(*each) for each in traffic.get("places") or ()),
+        _shadow_view(shadow, config),
     )
+
+
+def _shadow_view(
+    shadow: shadow_state.Shadow | None, config: Mapping[str, Any]
+) -> ShadowView | None:
+    """None also while the configuration has no model of that name: nothing is copied then."""
+    names = {e["name"] for e in config["served_entities"] if contract.kind(e) == "custom"}
+    if shadow is None or shadow.served_entity not in names:
+        return None
+    return ShadowView(shadow.served_entity, shadow.sample_percentage / 100)
 
 
 def grants_to(connection: sa.Connection, principal: str) -> list[tuple[str, access_state.Grant]]:

@@ -76,6 +76,11 @@ class Counts:
         self.by_entity: dict[Key, EntityCounts] = {}
         self.refused: Counter[int] = Counter()  # requests that reached no endpoint, by status
         self.unlogged: Counter[str] = Counter()  # rows that could not be written, by table
+        self.copies: dict[Key, Counter[str]] = {}  # of requests, for the shadow, by outcome
+
+    def copied(self, key: Key, outcome: str) -> None:
+        """One copy of a request for the version in the shadow."""
+        self.copies.setdefault(key, Counter())[outcome] += 1
 
     def record(
         self,
@@ -123,6 +128,12 @@ class Counts:
         lines += [
             _sample("inferlake_unlogged_requests_total", count, {"table": table})
             for table, count in self.unlogged.items()
+        ]
+        lines.append("# TYPE inferlake_shadow_copies_total counter")
+        lines += [
+            _sample("inferlake_shadow_copies_total", count, _labels(key) | {"outcome": outcome})
+            for key, outcomes in self.copies.items()
+            for outcome, count in outcomes.items()
         ]
         return "\n".join(lines) + "\n"
 

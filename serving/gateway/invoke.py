@@ -8,7 +8,7 @@ the endpoint's log *before* its reply goes out; rows of one turn are written tog
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from capture import errors, logline, meters, rows, wal
 from capture.settings import Settings
 from serving import access, state, wire
-from serving.gateway import admission, bodies, clerk, counts, replicas, routing, twin
+from serving.gateway import admission, bodies, clerk, counts, replicas, routing, shadows, twin
 
 log = logline.logger(__name__)
 
@@ -68,6 +68,7 @@ class DataPlane:
         self.limits = admission.RateLimits()
         self.random = random.Random()
         self.lines: replicas.Lines
+        self.shadows: shadows.Shadows
         self.clerk: clerk.Clerk
         self._engine = engine
         self._loop: asyncio.AbstractEventLoop
@@ -85,6 +86,10 @@ class DataPlane:
         self._loop = asyncio.get_running_loop()
         self.lines = replicas.Lines(self.settings, self._loop)
         self.lines.apply(entity for _, entity in self.table.entities())
+        self.shadows = shadows.Shadows(
+            self.settings, self.log, self.lines, self.counts, self.awaken
+        )
+        self.each_sweep(self.shadows.sweep)
         self.clerk = clerk.Clerk(
             self._engine, f"gateway-{self.settings.port}", self.settings.run_dir, self.publish
         )
@@ -155,6 +160,27 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001  our own bug: one request's, not the connection's
             call.fail(error)
         return call
+
+    async def attempt(
+        self, endpoint: str, served_entity: str, content_type: bytes, body: bytes
+    ) -> wire.Answer:
+        """A version's answer to a body, recorded nowhere and counted as nothing; Unavailable while
+        live requests need its replicas."""
+        route = self.table.routes.get(endpoint)
+        entity = None if route is None else route.by_name.get(served_entity)
+        if route is None or entity is None or entity.kind != "custom":
+            raise errors.DoesNotExist(
+                f"Served entity '{served_entity[:200]}' of endpoint '{endpoint[:200]}' does not "
+                "exist."
+            )
+        if route.endpoint.stopped:
+            raise errors.BadRequest(f"Endpoint '{endpoint}' is stopped; start it first.")
+        return await self.shadows.ask(entity, body, self.content_type(content_type))
+
+    def copies(self, endpoint: str, served_entity: str) -> Mapping[str, int]:
+        """What became of the requests that were copied to this version, since the start."""
+        found = self.counts.copies.get(counts.Key(endpoint, served_entity))
+        return {} if found is None else found.copy()
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """The safe twin: the same request through plain ASGI."""
@@ -503,6 +529,38 @@ class Call:
             retry_after = (self._error.retry_after if self._error else None) or 1
             headers.append((b"retry-after", b"%d" % retry_after))
         reply(twin.Reply(self._status, headers, self._response))
+        if self._route is not None and self._route.endpoint.shadow is not None:
+            self._copy(self._route.endpoint.shadow)
+
+    def _copy(self, shadow: state.ShadowView) -> None:
+        """Have the version in the shadow answer as well, if another one did by the split."""
+        plane, route, choice, capture = self._plane, self._route, self._choice, self.capture
+        if route is None or choice is None or capture is None or self._caller is None:
+            return
+        is_drawn = choice.share is not None and choice.entity.name != shadow.served_entity
+        if self._answer is None or not is_drawn or plane.random.random() >= shadow.share:
+            return
+        if capture.sampling_fraction < 1 and self.request_id not in plane.recent_client_ids:
+            return  # the original was left out of the record: there is nothing to compare with
+        client_id, usage = self._beside()
+        content_type = self._headers.get(b"content-type")
+        plane.shadows.offer(
+            shadows.Copy(
+                endpoint=route.endpoint,
+                entity=route.by_name[shadow.served_entity],
+                capture=capture,
+                request_id=self.request_id,
+                number=self._number,
+                time_ns=self._time_ns,
+                body=self._body,
+                content_type=self._content_type,
+                content_header=None if content_type is None else content_type.decode("latin-1"),
+                client_request_id=client_id,
+                usage_context=usage,
+                requester=self._caller.user,
+                unit_id=choice.unit_id,
+            )
+        )
 
     def _count(self) -> None:
         if self._caller is None or self._route is None:

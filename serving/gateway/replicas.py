@@ -132,6 +132,14 @@ class Line:
         """Replicas that may be asked."""
         return [one for one in self._replicas.values() if one.connected and not one.leaving]
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a replica could take more at once, and nobody waits for it: what is not live may
+        use that, and leaves the rest of a replica's window to live requests."""
+        if self.waiting:
+            return False
+        return any(len(one.pending) < max(one.view.concurrency, 1) for one in self.ready)
+
     def submit(self, ask: Ask, now: float, now_ms: int) -> None:
         """Send a request, or put it in line. Raises QueueFull."""
         self.last_request_ms = now_ms
@@ -498,6 +506,10 @@ class Lines:
     def line(self, entity_id: str) -> Line:
         """The line of an entity of the present route table."""
         return self._lines[entity_id]
+
+    def find(self, entity_id: str) -> Line | None:
+        """The line of an entity, if the present route table has it."""
+        return self._lines.get(entity_id)
 
     def loads(self) -> list[Load]:
         """The load of every entity."""

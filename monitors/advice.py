@@ -1,8 +1,8 @@
 """Recommendations as they live in SQL: made of a decision, renewed, expired, told.
 
-One open recommendation per cause (experiment, kind, served entity): a new look renews its evidence;
-what no longer follows from the newest decision expires; what a person dismissed stays away until
-its time is over."""
+One open recommendation per cause (experiment, kind, version it is about): a new look renews its
+evidence; what no longer follows from the newest decisions expires; what a person dismissed stays
+away until its time is over."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,35 +18,31 @@ LASTING = ("dismissed", "snoozed")
 
 def advise(
     connection: sa.Connection,
-    found: decisions.Look,
+    looks: Sequence[decisions.Look],
     shares: Mapping[str, int],
     drift: Sequence[Mapping[str, Any]],
     now_ms: int,
 ) -> None:
-    """Write what follows from a decision now, with its events."""
-    endpoint = found.experiment.endpoint
-    holdout = int(found.experiment.body.get("holdout_percentage", 0))
+    """Write what follows from the decisions of one moment about an endpoint, with its events."""
+    experiment, moment = looks[0].experiment, looks[0].moment
+    endpoint = experiment.endpoint
+    holdout = int(experiment.body.get("holdout_percentage", 0))
     made = recommendations.recommend(
-        dict(found.decision), dict(shares), holdout, [dict(one) for one in drift], found.moment
+        [one.decision for one in looks], shares, holdout, drift, moment
     )
     known = experiment_state.find_recommendations(connection, endpoint)
-    wanted = {_cause(found, one): one for one in made}
+    wanted = {f"{experiment.number}|{one.action['kind']}|{one.about or ''}": one for one in made}
     for before in known:
         if before.state == "open" and before.cause not in wanted:
             _expire(connection, before, now_ms)
     for cause, one in wanted.items():
-        _renew(connection, endpoint, cause, one, known, found.moment, now_ms)
+        _renew(connection, endpoint, cause, one, known, moment, now_ms)
 
 
 def expire_all(connection: sa.Connection, endpoint: str, now_ms: int) -> None:
     """Nothing can be said about the endpoint any more."""
     for one in experiment_state.find_recommendations(connection, endpoint, "open"):
         _expire(connection, one, now_ms)
-
-
-def _cause(found: decisions.Look, one: recommendations.Recommendation) -> str:
-    entity = one.action.get("served_entity") or ""
-    return f"{found.experiment.number}|{one.action['kind']}|{entity}"
 
 
 def _renew(

@@ -5,7 +5,7 @@ looks at the newest hours a second time, and every decision becomes a row of `<p
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from monitors import contract, experiment_state, experiments, followed, intake, tables
+from monitors import contract, experiment_state, experiments, followed, intake, roles, tables
 
 VERSION = "served_entity_name"
 DELAYS_OVER = timedelta(days=30)
@@ -23,20 +23,12 @@ MAIN, GUARD = "full", "guard"
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
-    """Whom an experiment compares."""
-
-    champion: str
-    challenger: str
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """One decision and what it rests on. `challenger_requests`: under configuration
     `config_version`, the newest that the rows show; `newest_row`: time of the newest row."""
 
     experiment: experiment_state.Experiment
-    roles: Roles
+    roles: roles.Roles
     moment: datetime
     kind: str
     decision: Mapping[str, Any]
@@ -51,35 +43,8 @@ class Look:
         return str(self.decision["action"])
 
 
-def roles(body: Mapping[str, Any], rows: pl.DataFrame) -> Roles | None:
-    """Champion and challenger: as named, else by the share that they had last. None: there are no
-    two."""
-    champion, challenger = body.get("champion"), body.get("challenger")
-    if champion is None or challenger is None:
-        ranked = _ranked(rows)
-        if champion is None:
-            champion = next((name for name in ranked if name != challenger), None)
-        if challenger is None:
-            challenger = next((name for name in ranked if name != champion), None)
-    if champion is None or challenger is None:
-        return None
-    return Roles(champion, challenger)
-
-
-def _ranked(rows: pl.DataFrame) -> list[str]:
-    """Served entities by their share in the newest split, largest first."""
-    if "route_split" not in rows.columns:
-        return []
-    drawn = rows.select("request_time", "route_split").drop_nulls("route_split")
-    newest = drawn.filter(pl.col("request_time") == pl.col("request_time").max())["route_split"]
-    if newest.is_empty():
-        return []
-    split = orjson.loads(newest[-1])
-    return sorted(split, key=lambda name: (-split[name], name))
-
-
 def rows_of(
-    rows: pl.DataFrame, who: Roles, start: datetime | None, slices: Sequence[str]
+    rows: pl.DataFrame, who: roles.Roles, start: datetime | None, slices: Sequence[str]
 ) -> pl.DataFrame:
     """What `experiments.evaluate` takes, of the rows that a monitor keeps (experiments.md,
     "Input"). A request of several rows: an id per row, one unit."""
@@ -109,40 +74,69 @@ def rows_of(
     return chosen.select(**columns)
 
 
-def _shares(splits: pl.Series, who: Roles) -> pl.Series:
+def _shares(splits: pl.Series, who: roles.Roles) -> pl.Series:
     """Probability that the split gave a request to the challenger rather than to the champion."""
     distinct = splits.drop_nulls().unique().to_list()
     if not distinct:
         return pl.Series("route_share", [None] * len(splits), dtype=pl.Float64)
-    values = [_share(orjson.loads(text), who) for text in distinct]
+    values = [roles.share(orjson.loads(text), who) for text in distinct]
     return splits.replace_strict(distinct, values, default=None, return_dtype=pl.Float64)
 
 
-def _share(split: Mapping[str, float], who: Roles) -> float | None:
-    mine, theirs = split.get(who.challenger, 0), split.get(who.champion, 0)
-    return mine / (mine + theirs) if mine + theirs else None
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A champion and a challenger to compare, and how."""
+
+    who: roles.Roles
+    policy: Mapping[str, Any]
+    start: datetime | None
+
+    def prepared(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows_of(rows, self.who, self.start, self.policy.get("slices") or ())
 
 
-def look(
+def looks(
     experiment: experiment_state.Experiment,
     rows: pl.DataFrame,
     moment: datetime,
     starts_at_receipt: bool,
     known: followed.Followed,
-) -> Look | None:
-    """The decision of now; None: nothing to compare yet. `starts_at_receipt`: the monitor's time is
-    that of receipt, so that an experiment without a start begins when it was made. `known`: the
-    sums of the looks before."""
+) -> list[Look]:
+    """The decisions of now, one per challenger; none: nothing to compare yet. Of several that may
+    be promoted one is. `starts_at_receipt`: the monitor's time is that of receipt, so that an
+    experiment without a start begins when it was made. `known`: the sums of the looks before."""
     if VERSION not in rows.columns or "route_split" not in rows.columns:
-        return None
-    who = roles(experiment.body, rows)
-    if who is None:
-        return None
+        return []
     start = _start(experiment, starts_at_receipt)
+    found = roles.assign(experiment.body, rows, start)
+    whole_hours = starts_at_receipt or not rows["row_index"].max()
+    judged = []
+    for who in found.pairs:
+        policy = _policy(experiment, rows, who, found.started, start, moment, known)
+        pair = _Pair(who, policy, start)
+        judged.append((pair, *_judge(experiment, pair, rows, moment, whole_hours, known)))
+    chosen = experiments.choose([decision for _, _, decision in judged])
+    return [
+        _look(experiment, pair, kind, decision, rows, moment)
+        for (pair, kind, _), decision in zip(judged, chosen, strict=True)
+    ]
+
+
+def _policy(
+    experiment: experiment_state.Experiment,
+    rows: pl.DataFrame,
+    who: roles.Roles,
+    started: int,
+    start: datetime | None,
+    moment: datetime,
+    known: followed.Followed,
+) -> dict[str, Any]:
+    """The agreed policy for one pair, with what the service adds to it."""
     policy = {
         **contract.policy_of(experiment.body),
         "champion": who.champion,
         "challenger": who.challenger,
+        "challengers": max(started, int(experiment.body.get("challengers", 1))),
     }
     if "label_window_hours" not in experiment.body:
         labels = rows.height - rows["label"].null_count() if "label" in rows.columns else 0
@@ -153,31 +147,47 @@ def look(
             moment,
             lambda: label_window(_labelled(rows, start), who, moment),
         )
-    columns = policy.get("slices") or ()
+    return policy
 
-    def prepared(part: pl.DataFrame) -> pl.DataFrame:
-        return rows_of(part, who, start, columns)
 
-    if starts_at_receipt or not rows["row_index"].max():
-        parsed = experiments.Policy.parse(policy)
-        asked = followed.Asked(experiment.number, parsed, start)
-        found = known.decide(experiment.endpoint, asked, rows, prepared, moment)
+def _judge(
+    experiment: experiment_state.Experiment,
+    pair: _Pair,
+    rows: pl.DataFrame,
+    moment: datetime,
+    whole_hours: bool,
+    known: followed.Followed,
+) -> tuple[str, experiments.Decision]:
+    """The kind of look that decides about a pair, and its decision. whole_hours: no request has
+    rows in several hours; else no hour can be summed by itself."""
+    guarded = _guarded(experiment.body, pair, rows, moment)
+    if whole_hours:
+        asked = followed.Asked(experiment.number, experiments.Policy.parse(pair.policy), pair.start)
+        found = known.decide(experiment.endpoint, asked, rows, pair.prepared, moment)
     else:
-        # Rows of one request may lie in several hours of the table's own time: no hour is whole.
-        found = experiments.evaluate(prepared(rows), policy, moment)
-    kind, decision = MAIN, found.to_dict()
-    guarded = _guarded(experiment.body, policy, rows, prepared, moment)
-    if guarded is not None and guarded["action"] == "roll_back":
-        kind, decision = GUARD, guarded
-    version, requests = _newest_configuration(rows, who)
-    compared = _compared(rows, who, start)
+        found = experiments.evaluate(pair.prepared(rows), pair.policy, moment)
+    if guarded is not None and guarded.action == "roll_back":
+        return GUARD, guarded
+    return MAIN, found
+
+
+def _look(
+    experiment: experiment_state.Experiment,
+    pair: _Pair,
+    kind: str,
+    decision: experiments.Decision,
+    rows: pl.DataFrame,
+    moment: datetime,
+) -> Look:
+    version, requests = _newest_configuration(rows, pair.who)
+    compared = _compared(rows, pair.who, pair.start)
     return Look(
         experiment=experiment,
-        roles=who,
+        roles=pair.who,
         moment=moment,
         kind=kind,
-        decision=decision,
-        policy=policy,
+        decision=decision.to_dict(),
+        policy=pair.policy,
         requests=len(compared),
         config_version=version,
         challenger_requests=requests,
@@ -204,7 +214,7 @@ def _labelled(rows: pl.DataFrame, start: datetime | None) -> pl.DataFrame:
     )
 
 
-def _compared(rows: pl.DataFrame, who: Roles, start: datetime | None) -> pl.Series:
+def _compared(rows: pl.DataFrame, who: roles.Roles, start: datetime | None) -> pl.Series:
     """The times of the two versions' rows."""
     pair = pl.col(VERSION).is_in([who.champion, who.challenger])
     times = rows.select(pl.col("__time").filter(pair)).to_series()
@@ -212,22 +222,18 @@ def _compared(rows: pl.DataFrame, who: Roles, start: datetime | None) -> pl.Seri
 
 
 def _guarded(
-    body: Mapping[str, Any],
-    policy: Mapping[str, Any],
-    rows: pl.DataFrame,
-    prepared: Callable[[pl.DataFrame], pl.DataFrame],
-    moment: datetime,
-) -> dict[str, Any] | None:
+    body: Mapping[str, Any], pair: _Pair, rows: pl.DataFrame, moment: datetime
+) -> experiments.Decision | None:
     """The second look, at the newest hours alone."""
     if not body.get("guard"):
         return None
     since = moment - timedelta(hours=float(body["guard"]["window_hours"]))
     overrides = {key: value for key, value in body["guard"].items() if key != "window_hours"}
-    recent = prepared(rows.filter(pl.col("__time") > since))
-    return dict(experiments.evaluate(recent, {**policy, **overrides}, moment).to_dict())
+    recent = pair.prepared(rows.filter(pl.col("__time") > since))
+    return experiments.evaluate(recent, {**pair.policy, **overrides}, moment)
 
 
-def _newest_configuration(rows: pl.DataFrame, who: Roles) -> tuple[int | None, int]:
+def _newest_configuration(rows: pl.DataFrame, who: roles.Roles) -> tuple[int | None, int]:
     """The newest configuration version among the rows, and the challenger's requests under it."""
     if "config_version" not in rows.columns or not rows.height:
         return None, 0
@@ -245,7 +251,7 @@ def _newest(times: pl.Series) -> datetime | None:
     return intake.utc(found) if isinstance(found, datetime) else None
 
 
-def label_window(rows: pl.DataFrame, who: Roles, moment: datetime) -> float | None:
+def label_window(rows: pl.DataFrame, who: roles.Roles, moment: datetime) -> float | None:
     """Hours in which nine of ten of the champion's labels came, in the last 30 days: the slower of
     the two kinds of label (above, not above their mean). None: too few, or an hour at most."""
     if "label" not in rows.columns or "label_time" not in rows.columns:
@@ -271,11 +277,28 @@ def label_window(rows: pl.DataFrame, who: Roles, moment: datetime) -> float | No
 
 
 def store(
-    uri: str, found: Look, refresh_id: int | None, versions: tuple[int, int], now_ms: int
+    uri: str,
+    found: Sequence[Look],
+    refresh_id: int | None,
+    versions: tuple[int, int],
+    now_ms: int,
 ) -> None:
-    """Append a decision; once per refresh. `versions`: commit versions of unpacked rows and labels
-    that it rests on."""
-    row = {
+    """Append the decisions of one endpoint; once per refresh. `versions`: commit versions of
+    unpacked rows and labels that they rest on."""
+    if not found:
+        return
+    rows = [_row(one, refresh_id, versions, now_ms) for one in found]
+    app_id = f"decisions:{found[0].experiment.endpoint}"
+    if refresh_id is None:
+        tables.append(uri, tables.DECISIONS, rows, f"{app_id}:guard", now_ms)
+    else:
+        tables.append(uri, tables.DECISIONS, rows, app_id, refresh_id)
+
+
+def _row(
+    found: Look, refresh_id: int | None, versions: tuple[int, int], now_ms: int
+) -> dict[str, Any]:
+    return {
         "decided_time": found.moment,
         "written_time": datetime.fromtimestamp(now_ms / 1000, UTC),
         "endpoint": found.experiment.endpoint,
@@ -293,8 +316,3 @@ def store(
         "refresh_id": refresh_id,
         "decision": orjson.dumps(found.decision, option=orjson.OPT_SERIALIZE_NUMPY).decode(),
     }
-    app_id = f"decisions:{found.experiment.endpoint}"
-    if refresh_id is None:
-        tables.append(uri, tables.DECISIONS, [row], f"{app_id}:guard", now_ms)
-    else:
-        tables.append(uri, tables.DECISIONS, [row], app_id, refresh_id)

@@ -96,7 +96,7 @@ class Ramp(NamedTuple):
 
 
 class Recommendation(NamedTuple):
-    """A proposal with its evidence; one open one per cause (endpoint, kind, entity)."""
+    """A proposal with its evidence; one open one per cause (experiment, kind, version)."""
 
     id: str
     endpoint: str
@@ -236,13 +236,29 @@ def change_ramp(connection: sa.Connection, ramp: Ramp, values: Mapping[str, Any]
 # --- recommendations -----------------------------------------------------------------------------
 
 
-def proposed_share(found: Recommendation) -> int | None:
-    """The percentage that a recommendation gives its served entity; None: it moves no traffic."""
-    for route in found.action.get("routes") or ():
-        name = route.get("served_model_name") or route.get("served_entity_name")
-        if name == found.action.get("served_entity"):
-            return int(route["traffic_percentage"])
-    return None
+def proposed_split(found: Recommendation) -> dict[str, int] | None:
+    """Served entity -> percentage as a recommendation proposes; None: it moves no traffic."""
+    routes = found.action.get("routes")
+    if not routes:
+        return None
+    return {
+        route.get("served_entity_name") or route["served_model_name"]: int(
+            route["traffic_percentage"]
+        )
+        for route in routes
+    }
+
+
+def expire_other_splits(connection: sa.Connection, applied: Recommendation) -> None:
+    """What else was proposed for the endpoint's split was meant for the one that is no more."""
+    others = [
+        one.id
+        for one in find_recommendations(connection, applied.endpoint)
+        if one.id != applied.id and one.state in ("open", "snoozed") and one.action.get("routes")
+    ]
+    if others:
+        where = recommendations.c.id.in_(others)
+        connection.execute(sa.update(recommendations).where(where).values(state="expired"))
 
 
 def add_recommendation(connection: sa.Connection, recommendation: Recommendation) -> None:

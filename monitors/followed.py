@@ -44,11 +44,11 @@ class _Window:
 
 
 class Followed:
-    """The sums of each endpoint's experiment, in memory. `summarised`: rows that the last look had
-    to go through."""
+    """The sums of each endpoint's experiment per challenger, in memory. `summarised`: rows that the
+    last look had to go through."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._known: dict[tuple[str, str | None], _Known] = {}
         self._windows: dict[str, _Window] = {}
         self.summarised = 0
 
@@ -85,8 +85,9 @@ class Followed:
 
         rows: as a monitor keeps them, with `__time`; prepared: makes of them what
         `experiments.evaluate` takes, block by block."""
-        block = _block(rows, asked.policy)
-        before = self._known.get(endpoint)
+        block, key = _block(rows, asked.policy), (endpoint, asked.policy.challenger)
+        self._forget_earlier(endpoint, asked.experiment)
+        before = self._known.get(key)
         changed = None if before is None else _changed(before, asked, rows, block, moment)
         if before is None or changed is None:
             self.summarised = rows.height
@@ -97,8 +98,17 @@ class Followed:
             fresh = summing.summarise(prepared(part), asked.policy, moment)
             found = sums.merge(before.sums, fresh)
         held = rows.select(name for name in (*SAME, *LABELS) if name in rows.columns)
-        self._known[endpoint] = _Known(asked, moment, held, found)
+        self._known[key] = _Known(asked, moment, held, found)
         return experiments.decide(found, moment)
+
+    def _forget_earlier(self, endpoint: str, experiment: int) -> None:
+        over = [
+            key
+            for key, one in self._known.items()
+            if key[0] == endpoint and one.asked.experiment != experiment
+        ]
+        for key in over:
+            del self._known[key]
 
 
 def _block(rows: pl.DataFrame, policy: policies.Policy) -> pl.Series:

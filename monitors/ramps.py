@@ -26,16 +26,22 @@ def restore_target(
     versions: Sequence[Mapping[str, Any]], present: int, champion: str, challenger: str
 ) -> int | None:
     """The newest configuration before `present` that was active once, in which the challenger has
-    no traffic and the champion has some; None: there is none. Pure."""
-    fitting = [
+    no traffic, the champion has some, and all others have what they have now; None: there is none.
+    Pure."""
+    splits = {int(one["config_version"]): server.shares(one["config"]) for one in versions}
+    now = splits.get(present, {})
+
+    def fits(shares: Mapping[str, int]) -> bool:
+        others = {*shares, *now} - {champion, challenger}
+        gone = shares.get(challenger, 0) == 0 and shares.get(champion, 0) > 0
+        return gone and all(shares.get(name, 0) == now.get(name, 0) for name in others)
+
+    active = [
         int(one["config_version"])
         for one in versions
-        if int(one["config_version"]) < present
-        and one.get("activated_time", "") is not None
-        and server.shares(one["config"]).get(challenger, 0) == 0
-        and server.shares(one["config"]).get(champion, 0) > 0
+        if one.get("activated_time", "") is not None and int(one["config_version"]) < present
     ]
-    return max(fitting, default=None)
+    return max((number for number in active if fits(splits[number])), default=None)
 
 
 def act(
@@ -86,9 +92,13 @@ def _roll_back(
     reason = str(found.decision["summary"])[:4096]
     version = traffic.config_version
     if traffic.shares.get(who.challenger, 0) > 0:
+        pair = (who.champion, who.challenger)
+        others = any(share for name, share in traffic.shares.items() if name not in pair)
         target = restore_target(gateway.versions(endpoint), version, who.champion, who.challenger)
         if target is not None:
             version = gateway.roll_back(endpoint, target, reason)
+        elif others:
+            version = gateway.promote(endpoint, who.challenger, 0, version, reason)
         else:
             version = gateway.promote(endpoint, who.champion, 100, version, reason)
     event = {

@@ -391,8 +391,8 @@ def try_rule(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, An
 
 
 def decisions(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """Decisions of an experiment, newest first: the newest per challenger, or with `history` all
-    of this endpoint."""
+    """Decisions of an experiment, newest first: the newest per challenger of the present champion,
+    or with `history` all of this endpoint."""
     name = names.table_name(arguments["table"]).sibling("decisions")
     table = tables.open_table(names.table_path(settings.tables_root, name))
     if table is None:
@@ -400,8 +400,10 @@ def decisions(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, A
     rows = pl.scan_delta(table)
     if not arguments["history"]:
         rows = rows.filter(pl.col("experiment") == arguments["experiment"])
-    found = rows.sort("written_time", descending=True).head(MOST_DECISIONS).collect()
-    if not arguments["history"]:
+    newest = rows.sort("written_time", "challenger", descending=[True, False])
+    found = newest.head(MOST_DECISIONS).collect()
+    if not arguments["history"] and found.height:
+        found = found.filter(pl.col("champion") == found["champion"][0])
         found = found.unique("challenger", keep="first", maintain_order=True)
     return [_decision(row) for row in found.iter_rows(named=True)]
 

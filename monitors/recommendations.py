@@ -30,8 +30,9 @@ _POINTS = ("accuracy", "recall", "precision", "error_rate")
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """A proposal. action: kind, served_entity (the version whose share it sets), routes (the whole
-    split afterwards, or None where traffic stays as it is)."""
+    split afterwards, or None where traffic stays as it is); about: the version that it judges."""
 
+    about: str | None
     action: dict[str, Any]
     evidence: list[dict[str, Any]]
     expected_effect: str
@@ -90,6 +91,7 @@ class _Found:
     """A proposal before it is put into words for a person."""
 
     kind: Kind
+    about: str | None
     entity: str | None
     evidence: list[dict[str, Any]]
     effect: str
@@ -98,23 +100,25 @@ class _Found:
 
 
 def recommend(
-    decision: Mapping[str, Any],
+    decisions: Sequence[Mapping[str, Any]],
     shares: Mapping[str, int],
     holdout_percentage: int,
     drift: Sequence[Mapping[str, Any]],
     now: datetime,
 ) -> list[Recommendation]:
-    """What follows from a decision (Decision.to_dict), the split in percent, and drifted columns.
+    """What follows from decisions (Decision.to_dict), one per challenger, the split in percent, and
+    drifted columns.
 
     At most one proposal of a kind per version. Nothing is proposed that is so already."""
-    found = [*_from_decision(decision, shares, holdout_percentage), *_from_drift(drift)]
+    found = [one for each in decisions for one in _from_decision(each, shares, holdout_percentage)]
     merged: dict[tuple[Kind, str | None], _Found] = {}
-    for one in found:
-        key = (one.kind, one.entity)
+    for one in [*found, *_from_drift(drift)]:
+        key = (one.kind, one.about)
         merged[key] = _joined(merged[key], one) if key in merged else one
     at = now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC)
     return [
         Recommendation(
+            about=one.about,
             action={"kind": one.kind, "served_entity": one.entity, "routes": one.routes},
             evidence=one.evidence,
             expected_effect=one.effect,
@@ -238,23 +242,26 @@ def _proposal(
         routes = _routes(shares, {challenger: both - kept, champion: kept})
         rest = f"; {champion} keeps {kept} % so that the gain stays measured" if kept else ""
         effect = f"{_effect(decision)} for {both - kept - shares[challenger]} % more of the traffic"
-        return _Found("promote", challenger, evidence, effect + rest, _risk(decision), routes)
+        return _Found(
+            "promote", challenger, challenger, evidence, effect + rest, _risk(decision), routes
+        )
     if action == "roll_back" and shares[challenger] > 0:
         routes = _routes(shares, {challenger: 0, champion: both})
         effect = f"{shares[challenger]} % of the traffic goes back to {champion}"
         risk = f"Small: {champion} served it before."
-        return _Found("roll_back", champion, evidence, effect, risk, routes)
+        return _Found("roll_back", challenger, champion, evidence, effect, risk, routes)
     if action == "hold" and reason == "below_mde" and shares[challenger] > 0:
         routes = _routes(shares, {challenger: 0, champion: both})
         effect = f"no traffic is spent on {challenger}, whose gain is not worth a change"
         risk = "A gain smaller than the policy asks for is given up."
-        return _Found("shift", champion, evidence, effect, risk, routes)
-    if action == "hold" and reason != "below_mde":
+        return _Found("shift", challenger, champion, evidence, effect, risk, routes)
+    if action == "hold" and reason != "below_mde" and not reason.startswith("lost_to:"):
         effect = "a verdict that can be trusted"
         risk = "Until it is cleared up, neither promotion nor its refusal has a basis."
-        return _Found("investigate", challenger, evidence, effect, risk)
+        return _Found("investigate", challenger, challenger, evidence, effect, risk)
     if action == "keep_collecting" and reason != "no_data":
-        return _Found("collect", challenger, evidence, _awaited(decision), "None: traffic stays.")
+        effect = _awaited(decision)
+        return _Found("collect", challenger, challenger, evidence, effect, "None: traffic stays.")
     return None
 
 
@@ -347,6 +354,7 @@ def _from_drift(drift: Sequence[Mapping[str, Any]]) -> list[_Found]:
             _Found(
                 "investigate",
                 column.get("served_entity"),
+                column.get("served_entity"),
                 evidence,
                 "the cause of the change is known before quality suffers",
                 "Labels come later than drift: quality may be falling unseen.",
@@ -358,6 +366,7 @@ def _from_drift(drift: Sequence[Mapping[str, Any]]) -> list[_Found]:
 def _joined(first: _Found, second: _Found) -> _Found:
     return _Found(
         first.kind,
+        first.about,
         first.entity,
         [*first.evidence, *second.evidence],
         first.effect,

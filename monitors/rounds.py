@@ -5,7 +5,7 @@ ends its refresh, is told, and leaves the monitor to begin from what it had kept
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -63,7 +63,7 @@ class Rounds:
         self.refresher = refresh.Refresher(engine, settings)
         self.server = server.Server(settings)
         self.followed = followed.Followed()
-        self.told: dict[str, _Told] = {}
+        self.told: dict[tuple[str, str], _Told] = {}  # by endpoint and challenger
         self.drifted: dict[str, list[dict[str, Any]]] = {}  # by table, of the last refresh
 
     def close(self) -> None:
@@ -140,13 +140,11 @@ class Rounds:
         if not self.holds_lease():
             raise LeaseLost
         self.refresher.write(known, monitor, job.id, found)
-        look = self._look(known, experiment, moment)
-        traffic = None
-        if look is not None:
-            self._store(known, look, job.id)
-            traffic = self._act(known, look)
+        looks = self._looks(known, experiment, moment)
+        self._store(known, looks, job.id)
+        traffic = self._act(known, looks)
         known.settle()
-        self._conclude(job, monitor, known, found, rules, look, traffic, moment)
+        self._conclude(job, monitor, known, found, rules, looks, traffic, moment)
 
     def _endpoint(
         self, monitor: state.Monitor
@@ -169,7 +167,7 @@ class Rounds:
         known: watch.Watch,
         found: refresh.Measured,
         rules: list[alert_state.Rule],
-        look: decisions.Look | None,
+        looks: Sequence[decisions.Look],
         traffic: server.Traffic | None,
         moment: datetime,
     ) -> None:
@@ -187,37 +185,43 @@ class Rounds:
         with database.transaction(self.engine) as connection:
             if monitor.endpoint is not None:
                 alerts.apply(connection, rules, made, monitor.endpoint, now)
-            if look is not None and traffic is not None:
+            if traffic is not None:
                 drifted = self.drifted[monitor.table_name]
-                advice.advise(connection, look, traffic.shares, drifted, now)
+                advice.advise(connection, looks, traffic.shares, drifted, now)
             state.set_result(connection, job.table_name, status, message, summary)
             state.end_refresh(connection, job.id, "SUCCESS", message, now)
 
     # --- experiments -------------------------------------------------------------------------
 
-    def _look(
+    def _looks(
         self,
         known: watch.Watch,
         experiment: experiment_state.Experiment | None,
         moment: datetime,
-    ) -> decisions.Look | None:
+    ) -> list[decisions.Look]:
         if experiment is None or not known.shape.recorded:
-            return None
+            return []
         at_receipt = known.shape.time_column == "request_time"
-        return decisions.look(experiment, known.rows, moment, at_receipt, self.followed)
+        return decisions.looks(experiment, known.rows, moment, at_receipt, self.followed)
 
-    def _store(self, known: watch.Watch, look: decisions.Look, refresh_id: int | None) -> None:
+    def _store(
+        self, known: watch.Watch, looks: Sequence[decisions.Look], refresh_id: int | None
+    ) -> None:
         versions = (known.intake.version, known.labels.version)
         uri = known.uri("decisions")
-        decisions.store(uri, look, refresh_id, versions, _now_ms())
+        decisions.store(uri, looks, refresh_id, versions, _now_ms())
 
-    def _act(self, known: watch.Watch, look: decisions.Look) -> server.Traffic | None:
-        """Let the ramp take its step; gives the traffic after it, None if the server is silent."""
-        trouble = ramps.act(self.engine, self.server, look, GUARD_SECONDS, _now_ms())
-        if trouble is not None:
-            known.troubles.append(trouble)
+    def _act(self, known: watch.Watch, looks: Sequence[decisions.Look]) -> server.Traffic | None:
+        """Let the ramp take its step; gives the traffic after it, None if nothing is compared or
+        the server is silent."""
+        if not looks:
+            return None
+        for look in looks:
+            trouble = ramps.act(self.engine, self.server, look, GUARD_SECONDS, _now_ms())
+            if trouble is not None:
+                known.troubles.append(trouble)
         try:
-            return self.server.traffic(look.experiment.endpoint)
+            return self.server.traffic(looks[0].experiment.endpoint)
         except server.Refused as refused:
             known.troubles.append(f"No recommendation: {refused.message}")
             return None
@@ -242,23 +246,30 @@ class Rounds:
         known = self.refresher.watch_of(monitor)
         known.keep_slices(experiment.body.get("slices") or ())
         moment = known.advance(None, watch.Progress(lambda _facts: None))
-        look = self._look(known, experiment, moment)
-        if look is None:
+        looks = self._looks(known, experiment, moment)
+        if not looks:
             return
         if not self.holds_lease():
             raise LeaseLost
-        now, last = _now_ms(), self.told.get(experiment.endpoint)
-        fresh = _Told(now, look.action, tuple(look.decision["reasons"]))
-        same = last is not None and (last.action, last.reasons) == (fresh.action, fresh.reasons)
-        if last is None or not same or now - last.written_ms >= DECISION_EVERY_MS:
-            self._store(known, look, None)
-            self.told[experiment.endpoint] = fresh
+        now = _now_ms()
+        self._store(known, [look for look in looks if self._is_news(look, now)], None)
         known.troubles = []
-        traffic = self._act(known, look)
+        traffic = self._act(known, looks)
         if traffic is not None:
             with database.transaction(self.engine) as connection:
                 drifted = self.drifted.get(monitor.table_name, [])
-                advice.advise(connection, look, traffic.shares, drifted, now)
+                advice.advise(connection, looks, traffic.shares, drifted, now)
+
+    def _is_news(self, look: decisions.Look, now_ms: int) -> bool:
+        """Is it time to write this decision down: another one than the last, or a minute later?"""
+        key = (look.experiment.endpoint, look.roles.challenger)
+        last = self.told.get(key)
+        fresh = _Told(now_ms, look.action, tuple(look.decision["reasons"]))
+        same = last is not None and (last.action, last.reasons) == (fresh.action, fresh.reasons)
+        if last is not None and same and now_ms - last.written_ms < DECISION_EVERY_MS:
+            return False
+        self.told[key] = fresh
+        return True
 
 
 def runs_by_itself(monitor: state.Monitor) -> bool:

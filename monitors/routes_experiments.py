@@ -192,17 +192,18 @@ class Recommendations:
         """Do what is proposed, as the caller, in the one way in which traffic is changed."""
         caller, found = self._open(request, id)
         asked = contract.parse(contract.ApplyRequest, contract.body(raw))
-        share = experiment_state.proposed_share(found)
-        if share is None:
+        split = experiment_state.proposed_split(found)
+        if split is None:
             raise errors.InvalidParameter(
                 f"Recommendation '{id}' proposes '{found.action['kind']}', which changes no "
                 "traffic; dismiss it when it is done."
             )
         entity = found.action["served_entity"]
+        share = split.get(entity, 0)
         reason = f"recommendation {id}: {found.expected_effect}"[:4096]
         done = self.context.promote(
             caller, found.endpoint, entity, share, asked.if_config_version, reason,
-            "recommendation",
+            "recommendation", split,
         )  # fmt: skip
         now = routing_context.now_ms()
         outcome = {
@@ -215,6 +216,7 @@ class Recommendations:
         with database.transaction(self.context.engine) as connection:
             values = {"state": "applied", "outcome": outcome}
             experiment_state.change_recommendation(connection, id, values)
+            experiment_state.expire_other_splits(connection, found)
             outbox.emit(connection, "recommendation.applied", {**event, **outcome}, now)
             applied = experiment_state.get_recommendation(connection, id)
         return {**contract.recommendation_info(applied), "endpoint_object": done}

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,7 +44,8 @@ class Reader(Protocol):
 
 
 class Promote(Protocol):
-    """The one path of a traffic change; gives the endpoint object with `audit_id`."""
+    """The one path of a traffic change; gives the endpoint object with `audit_id`. `shares`: the
+    whole split afterwards; None: the others share the rest in their present proportions."""
 
     def __call__(
         self,
@@ -55,6 +56,7 @@ class Promote(Protocol):
         if_config_version: int | None,
         reason: str | None,
         origin: str,
+        shares: Mapping[str, int] | None = None,
     ) -> dict[str, Any]: ...
 
 

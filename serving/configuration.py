@@ -228,6 +228,22 @@ def shift(config: Mapping[str, Any], name: str, percentage: int) -> dict[str, An
     return {**config, "traffic_config": _traffic(moved, before.get("sticky"), before)}
 
 
+def divide(config: Mapping[str, Any], shares: Mapping[str, int]) -> dict[str, Any]:
+    """The configuration with exactly this split. shares: whole percentages that sum to 100.
+
+    Raises Conflict if they are not of the entities that it serves."""
+    served = [entity["name"] for entity in config["served_entities"]]
+    strange = sorted({name for name, share in shares.items() if share} - set(served))
+    if strange or sum(shares.values()) != 100:
+        raise errors.Conflict(
+            f"The endpoint serves {', '.join(served)}; the split was proposed for "
+            f"{', '.join(shares)}."[:500]
+        )
+    before = config["traffic_config"]
+    split = {name: shares.get(name, 0) for name in served}
+    return {**config, "traffic_config": _traffic(split, before.get("sticky"), before)}
+
+
 def apportion(weights: Mapping[str, int], total: int) -> dict[str, int]:
     """Whole numbers that sum to `total` in proportion to weights (not all 0): largest remainder;
     among equal remainders the larger weight, then the earlier one."""

@@ -69,13 +69,18 @@ def promote(
     percentage: int,
     order: Order,
     origin: Origin = "user",
+    shares: Mapping[str, int] | None = None,
 ) -> Done:
-    """Give `percentage` of the traffic to a served entity; the others share the rest.
+    """Give `percentage` of the traffic to a served entity; the others share the rest, or everybody
+    gets what `shares` says.
 
     Raises DoesNotExist, InvalidParameter, Conflict (version moved on, or an update runs)."""
     seen = state.endpoint(connection, name)
     active = _active(connection, seen, order)
-    config = configuration.shift(active.config, entity, percentage)
+    if shares is None:
+        config = configuration.shift(active.config, entity, percentage)
+    else:
+        config = configuration.divide(active.config, shares)
     detail = {"served_entity": entity, "traffic_percentage": percentage}
     return _change(connection, seen, active, config, order, "promoted", origin, detail)
 

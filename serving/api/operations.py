@@ -1,5 +1,6 @@
 """`/api/1.0/endpoints/{name}`: traffic, versions, stop and start."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,13 +63,21 @@ class Operations:
         if_config_version: int | None,
         reason: str | None,
         origin: str,
+        shares: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """The one path of a promotion, for this route and for recommendations that are applied:
-        gives the endpoint object with `audit_id`. `caller` holds CAN_MANAGE already."""
+        gives the endpoint object with `audit_id`. `caller` holds CAN_MANAGE already. `shares`: the
+        whole split, where it was proposed."""
         order = promotion.Order(caller, author(caller), reason, if_config_version)
         with self.context.change() as db:
             done = promotion.promote(
-                db, endpoint, served_entity, traffic_percentage, order, promotion.origin(origin)
+                db,
+                endpoint,
+                served_entity,
+                traffic_percentage,
+                order,
+                promotion.origin(origin),
+                shares,
             )
         return self._done(caller, done)
 

@@ -61,6 +61,7 @@ class Server:
     def __init__(self, lake: Any) -> None:
         self.lake = lake
         self.promotions: list[tuple[Any, ...]] = []
+        self.splits: list[dict[str, int] | None] = []
         environment = {"INFERLAKE_DATA_DIR": str(lake.settings.data_dir), "PATH": "/usr/bin:/bin"}
         reader = reading.Reader([sys.executable, "-m", "monitors.reads"], environment)
 
@@ -82,7 +83,8 @@ class Server:
         )
         self.client = TestClient(app)
 
-    def promote(self, caller, endpoint, served_entity, percentage, version, reason, origin):
+    def promote(self, caller, endpoint, served_entity, percentage, version, reason, origin, split):
+        self.splits.append(split)
         self.promotions.append((caller.user, endpoint, served_entity, percentage, version, origin))
         if version is not None and version != 7:
             raise errors.Conflict("The configuration moved on.")
@@ -360,6 +362,32 @@ def test_a_bad_policy_is_a_400_that_names_the_field(server, change, named):
     assert named in server.call("PUT", EXPERIMENT, {**POLICY, **change}, 400)["message"]
 
 
+def test_an_experiment_of_three_versions_shows_a_decision_per_challenger(server, lake):
+    server.call("POST", MONITOR, CONFIG)
+    server.call("PUT", EXPERIMENT, {**POLICY, "start_time": MONDAY.isoformat()})
+    split = {"v1": 50, "v2": 25, "v3": 25}
+    lake.gateway.configure(**split)
+    skill = {"v1": 0.1, "v2": 0.8, "v3": 1.0}
+    frame = lake.rows(MONDAY, 4000, 48, split=split, skill=skill)
+    lake.write(frame)
+    lake.label(frame)
+    lake.done(MONDAY + timedelta(hours=60))
+    found = {one["challenger"]: one for one in server.call("GET", EXPERIMENT)["decisions"]}
+    assert {name: one["champion"] for name, one in found.items()} == {"v2": "v1", "v3": "v1"}
+    assert found["v3"]["action"] == "promote"
+    assert (found["v2"]["action"], found["v2"]["reasons"]) == ("hold", ["lost_to:v3"])
+    assert found["v2"]["health"]["expected_share"] == pytest.approx(1 / 3)
+    assert found["v2"]["health"]["requests"] < 3200 < 4000
+    assert len(server.call("GET", EXPERIMENT, history="true")["decisions"]) == 2
+    kept = pl.read_delta(lake.uri("main.flights.p_decisions"))
+    assert sorted(kept["challenger"]) == ["v2", "v3"]
+    proposed = server.call("GET", "/api/1.0/recommendations", state="open")["recommendations"]
+    moving = [one["action"] for one in proposed if one["action"]["routes"]]
+    assert [one["served_entity"] for one in moving] == ["v3"]
+    shares = {r["served_entity_name"]: r["traffic_percentage"] for r in moving[0]["routes"]}
+    assert shares == {"v1": 0, "v2": 25, "v3": 75}
+
+
 def test_a_ramp_is_planned_approved_and_resumed(server):
     server.call("GET", RAMP, status=404)
     planned = server.call("PUT", RAMP, {"challenger": "v2", "auto": False})
@@ -400,6 +428,24 @@ def test_applying_a_recommendation_promotes_as_the_caller(server):
     assert applied["endpoint_object"]["name"] == "delay"
     assert server.events() == ["recommendation.applied"]
     server.call("POST", f"{path}/apply", status=409)
+
+
+def test_applying_gives_every_version_what_was_proposed(server):
+    routes = [
+        {"served_entity_name": name, "traffic_percentage": share}
+        for name, share in {"v1": 80, "v2": 0, "v3": 20}.items()
+    ]
+    action = {"kind": "roll_back", "served_entity": "v1", "routes": routes}
+    path = recommend(server, id="back", action=action)
+    other = recommend(server, id="other")
+    doubt = {"kind": "investigate", "served_entity": None, "routes": None}
+    recommend(server, id="doubt", action=doubt)
+    server.call("POST", f"{path}/apply")
+    assert server.splits[-1] == {"v1": 80, "v2": 0, "v3": 20}
+    # What was proposed for the split of before would undo it.
+    server.call("POST", f"{other}/apply", status=409)
+    found = server.call("GET", "/api/1.0/recommendations", state="open")["recommendations"]
+    assert [one["id"] for one in found] == ["doubt"]
 
 
 def test_recommendations_are_listed_dismissed_and_snoozed(server):

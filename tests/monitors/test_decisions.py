@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from monitors import decisions, experiment_state, followed
+from monitors import decisions, experiment_state, followed, roles
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
-WHO = decisions.Roles("v1", "v2")
+WHO = roles.Roles("v1", "v2")
 
 
 def rows(**columns) -> pl.DataFrame:
@@ -86,24 +86,6 @@ def test_columns_of_slices_come_along():
     assert found["carrier"].to_list() == ["AA", "B6"] and "absent" not in found.columns
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"champion": "a", "challenger": "b"}, decisions.Roles("a", "b")),
-        ({}, decisions.Roles("v1", "v2")),
-        ({"champion": "v2"}, decisions.Roles("v2", "v1")),
-        ({"challenger": "v1"}, decisions.Roles("v2", "v1")),
-    ],
-)
-def test_roles_that_nobody_named_follow_the_newest_split(body, expected):
-    assert decisions.roles(body, rows()) == expected
-
-
-def test_one_version_alone_has_no_challenger():
-    assert decisions.roles({}, rows(route_split=[json.dumps({"v1": 100})] * 2)) is None
-    assert decisions.roles({}, pl.DataFrame()) is None
-
-
 def test_the_label_window_is_that_of_the_slower_kind_of_label():
     n = 400
     late = [k % 2 for k in range(n)]
@@ -130,9 +112,9 @@ def test_an_experiment_on_receipt_times_begins_when_it_was_made():
     begun = int((MONDAY + timedelta(hours=2)).timestamp() * 1000)
     experiment = experiment_state.Experiment("delay", 1, True, policy, "ann", begun)
     now = MONDAY + timedelta(hours=10)
-    found = decisions.look(experiment, rows(), now, True, followed.Followed())
-    assert found is not None and found.requests == 2
-    found = decisions.look(experiment, rows(), now, False, followed.Followed())
-    assert found is not None and found.requests == 4
+    [found] = decisions.looks(experiment, rows(), now, True, followed.Followed())
+    assert found.requests == 2
+    [found] = decisions.looks(experiment, rows(), now, False, followed.Followed())
+    assert found.requests == 4
     assert found.config_version == 1 and found.challenger_requests == 2
     assert found.newest_row == MONDAY + timedelta(hours=3)

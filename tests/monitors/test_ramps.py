@@ -233,6 +233,28 @@ def test_a_good_challenger_climbs_step_by_step(lake):
     assert [e for e in events(lake) if e.startswith("ramp.")][-1] == "ramp.completed"
 
 
+def test_of_two_challengers_the_failing_one_goes_and_the_other_keeps_its_traffic(lake):
+    split = {"v1": 50, "v2": 25, "v3": 25}
+    lake.gateway.configure(**split)
+    lake.monitor()
+    begin(lake, champion=None, challenger=None)
+    plan(lake, auto=False)
+    frame = lake.rows(day(0), 1200, 24, split=split, config_version=2)
+    lake.write(lake.failing(frame, pl.col("served_entity_name") == "v2"))
+    lake.done(day(1))
+    actions = {one["challenger"]: one["action"] for one in decisions(lake)}
+    assert actions == {"v2": "roll_back", "v3": "keep_collecting"}
+    [(action, _, body)] = lake.gateway.calls
+    assert (action, body["served_entity"], body["traffic_percentage"]) == ("promote", "v2", 0)
+    assert lake.gateway.shares == {"v1": 67, "v2": 0, "v3": 33}
+    with database.reading(lake.engine) as connection:
+        [experiment] = [experiment_state.get_experiment(connection, ENDPOINT)]
+        latched = [
+            experiment_state.is_latched(connection, experiment, "v1", name) for name in ("v2", "v3")
+        ]
+    assert latched == [True, False]
+
+
 configurations = st.lists(
     st.dictionaries(st.sampled_from(["v1", "v2", "v3"]), st.integers(0, 100), min_size=1),
     min_size=1,
@@ -260,6 +282,8 @@ def test_what_is_restored_never_serves_the_challenger(found):
     fitting = [
         number
         for number, shares in enumerate(found[:-1], 1)
-        if not shares.get("v2") and shares.get("v1")
+        if not shares.get("v2")
+        and shares.get("v1")
+        and shares.get("v3", 0) == found[-1].get("v3", 0)
     ]
     assert target == (fitting[-1] if fitting else None)

@@ -46,7 +46,7 @@ def decision(action: str = "keep_collecting", reason: str = "undecided", **chang
 def propose(
     given_decision: Any, shares: dict[str, int] | None = None, holdout: int = 0, drift: Any = ()
 ) -> list[dict[str, Any]]:
-    found = recommendations.recommend(given_decision, shares or SPLIT, holdout, drift, NOW)
+    found = recommendations.recommend([given_decision], shares or SPLIT, holdout, drift, NOW)
     shown = [one.to_dict() for one in found]
     json.dumps(shown, allow_nan=False)
     return shown

@@ -201,6 +201,13 @@ def test_a_shift_keeps_stickiness_and_entities() -> None:
     assert made["served_entities"] == of(a=90, b=10)["served_entities"]
 
 
+def test_a_proposed_split_is_taken_whole_or_not_at_all() -> None:
+    assert contract.percentages(configuration.divide(TWO, {"a": 100})) == {"a": 100, "b": 0}
+    for strange in ({"a": 90, "c": 10}, {"a": 90}):
+        with pytest.raises(errors.Conflict, match="serves a, b"):
+            configuration.divide(TWO, strange)
+
+
 def test_a_shift_needs_a_known_entity_and_somebody_for_the_rest() -> None:
     with pytest.raises(errors.DoesNotExist, match="Served entity 'c' does not exist"):
         configuration.shift(of(a=90, b=10), "c", 50)

@@ -151,6 +151,7 @@ class Watch:
             name = names.table_name(found.spec["table"])
             return baseline.read_rows(names.table_path(self.settings.tables_root, name))
         rows, version = baseline.read_rows(self.table_uri)
+        rows = self._real(rows)
         if self.shape.time_column is None or self.shape.time_column not in rows.columns:
             raise errors.Unavailable("the table has no time column to take a window from")
         times = intake.as_times(rows[self.shape.time_column])

@@ -12,6 +12,7 @@ from monitors import (
     routes_experiments,
     routes_jobs,
     routes_monitors,
+    routes_shadows,
     routing_context,
 )
 
@@ -27,6 +28,7 @@ def router(context: routing_context.Context) -> APIRouter:
         routes_alerts.Alerts(context),
         routes_alerts.Webhooks(context),
         routes_jobs.Jobs(context),
+        routes_shadows.Replays(context),
     ):
         assembled.include_router(part.router())
     return assembled

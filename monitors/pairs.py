@@ -24,6 +24,7 @@ Flags = NDArray[np.bool_]
 
 SIDES = ("champion", "challenger")
 UNPAIRED = ("auc", "precision")  # of all answers together, not of one request
+SAME = 1e-9  # relative difference up to which two numbers are one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,15 @@ def _summary(
 def _agreement(asked: pl.DataFrame, sides: list[Answers]) -> float | None:
     both = [cells.column(asked, f"{side.side}_prediction") for side in sides]
     there = cells.present(both[0]) & cells.present(both[1]) & ~sides[0].failed & ~sides[1].failed
-    return _mean(cells.equal(both[0], both[1])[there].astype(float))
+    return _mean(same(both[0], both[1])[there].astype(float))
+
+
+def same(one: pl.Series, other: pl.Series) -> Flags:
+    """Where two versions answered the same: that texts and classes are equal, and numbers up to the
+    last digits, which depend on who else was in a micro-batch (serving.md, fact 10)."""
+    if cells.numeric(one.dtype) and cells.numeric(other.dtype):
+        return np.isclose(cells.numbers(one), cells.numbers(other), rtol=SAME, atol=0)
+    return cells.equal(one, other)
 
 
 def _latency(side: Answers, count: int) -> float | None:

@@ -28,6 +28,7 @@ from serving.api import (
     record,
     requests,
     secrets,
+    shadows,
     tables,
 )
 from serving.api import context as api_context
@@ -74,6 +75,7 @@ def build(
     for part in (
         endpoints.Endpoints(context),
         actions,
+        shadows.Shadows(context),
         labels.Labels(context),
         requests.Requests(context),
         record.Record(context),

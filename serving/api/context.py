@@ -21,6 +21,7 @@ from serving import (
     replica_state,
     replies,
     state,
+    wire,
 )
 from serving.api import envelope
 
@@ -63,6 +64,14 @@ class DataPlane(envelope.Knows, Protocol):
 
     def metrics(self, endpoint: str | None = None) -> str:
         """Prometheus text of this gateway, or of one endpoint."""
+
+    def copies(self, endpoint: str, served_entity: str) -> Mapping[str, int]:
+        """What became of the requests that were copied to this version, since the start."""
+
+    async def attempt(
+        self, endpoint: str, served_entity: str, content_type: bytes, body: bytes
+    ) -> wire.Answer:
+        """A version's answer, recorded nowhere; Unavailable while live requests need it."""
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a query of an endpoint through plain ASGI."""

@@ -220,6 +220,16 @@ class Gateway:
         )
         return Answer(found.status_code, dict(found.headers), found.content)
 
+    def post(self, path, body, token=ADMIN):
+        found = httpx2.post(
+            f"http://127.0.0.1:{self.port}{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+            trust_env=False,
+        )
+        return Answer(found.status_code, dict(found.headers), found.content)
+
     def connect(self):
         """A bare connection, for what no client library sends."""
         found = socket.create_connection(("127.0.0.1", self.port), 60)

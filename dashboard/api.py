@@ -349,6 +349,18 @@ def experiment(client: Client, name: str, history: bool = False) -> Json:
     return call(client, "GET", f"{OURS}/endpoints/{_part(name)}/experiment", params=params)
 
 
+def shadow(client: Client, name: str) -> Json:
+    return call(client, "GET", f"{OURS}/endpoints/{_part(name)}/shadow")
+
+
+def put_shadow(client: Client, name: str, body: Json) -> Json:
+    return call(client, "PUT", f"{OURS}/endpoints/{_part(name)}/shadow", json=body)
+
+
+def delete_shadow(client: Client, name: str) -> Json:
+    return call(client, "DELETE", f"{OURS}/endpoints/{_part(name)}/shadow")
+
+
 def ramp(client: Client, name: str) -> Json:
     return call(client, "GET", f"{OURS}/endpoints/{_part(name)}/ramp")
 

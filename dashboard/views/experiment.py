@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import actions, api, charts, evidence, forest, frame, ramps, snippets, words
+from dashboard import actions, api, charts, evidence, forest, frame, ramps, shadows, snippets, words
 
 LOOKS: dict[str, tuple[frame.Tint, str]] = {
     "promote": ("green", ":material/trending_up:"),
@@ -30,6 +30,7 @@ def main() -> None:
         return
     if not reply.get("policy"):
         none_yet(name, endpoint)
+        shadows.draw(endpoint)
         return
     decision = choose_decision(reply.get("decisions") or [])
     if decision is None:
@@ -42,6 +43,7 @@ def main() -> None:
         show(name, endpoint, reply["policy"], decision)
     challenger, _ = evidence.roles(reply["policy"], decision or {})
     ramps.draw(endpoint, challenger)
+    shadows.draw(endpoint)
     with st.expander("What was agreed beforehand (the policy)"):
         st.json(reply["policy"])
         path = f"{frame.server_url()}{api.OURS}/endpoints/{name}/experiment"

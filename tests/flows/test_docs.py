@@ -145,6 +145,7 @@ def test_a_newcomer_follows_the_pages(reader: Reader) -> None:
     shares = {r.served_model_name: r.traffic_percentage for r in seen.config.traffic_config.routes}
     assert shares == {"v1": 80, "v2": 20}
 
+    assert '"copying"' in reader.runs("try-in-the-shadow.md")
     assert '"accepted"' in reader.runs("send-labels.md")
     assert '"policy"' in reader.runs("run-an-experiment.md")
     assert reader.runs("get-told.md")

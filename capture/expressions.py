@@ -131,7 +131,7 @@ def _literal(node: sql.Literal, walk: Walk) -> pl.Expr:
         whole = int(node.this)
     except ValueError:
         return pl.lit(float(node.this))
-    return pl.lit(whole if abs(whole) < 1 << 63 else float(whole))
+    return pl.lit(whole if abs(whole) < 1 << 63 else float(node.this))
 
 
 def _two(make: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Callable[[Any, Walk], pl.Expr]:

@@ -7,6 +7,7 @@ the rows that differ most.
 """
 
 import base64
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,14 +54,16 @@ class Again(NamedTuple):
 
 @dataclass(slots=True)
 class Pace:
-    """Lets callers through one by one, no more than so many a second. For several threads: who
-    takes a turn has it, whatever the others do."""
+    """Lets callers of several threads through one by one, no more than so many a second."""
 
     per_second: float
     _next: float = field(default_factory=time.monotonic)
+    _taking: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self) -> None:
-        turn = self._next = max(self._next, time.monotonic()) + 1 / self.per_second
+        with self._taking:
+            turn = max(self._next, time.monotonic())
+            self._next = turn + 1 / self.per_second
         time.sleep(max(0.0, turn - time.monotonic()))
 
 

@@ -1,17 +1,20 @@
-"""Routes of jobs: how far one is, its result, and its cancelling (inferlake-api.md)."""
+"""Routes of jobs: how far one is, its result, and its cancelling; and of the reports that are made
+so (inferlake-api.md)."""
 
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from capture import database, errors
-from monitors import contract, job_state, jobs, routing_context
+from monitors import contract, job_state, jobs, routes_monitors, routing_context, state
 from monitors.routing_context import Context
 
 JOBS = "/api/1.0/jobs"
+REPORTS = "/api/1.0/reports"
 # Rows as they were sent are seen by those who may manage the endpoint; all else by who may view it.
 LEVELS = {"replay": "CAN_MANAGE"}
 MEDIA_TYPES = {
@@ -29,20 +32,81 @@ ALONE = {
 }
 
 
+class ReportRequest(contract.Shape):
+    """window: [start, end], by default all rows. baseline: as for `POST .../baselines`, by default
+    the monitor's own. slice: a slicing expression, `=` and its value."""
+
+    table: str
+    window: list[str] | None = pydantic.Field(default=None, min_length=2, max_length=2)
+    baseline: dict[str, Any] | None = None
+    served_entity: str | None = pydantic.Field(default=None, max_length=63)
+    slice: str | None = pydantic.Field(default=None, max_length=1024)
+
+
 class Jobs:
-    """`/api/1.0/jobs/{id}`."""
+    """`/api/1.0/jobs/{id}` and `/api/1.0/reports`."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["jobs"])
+        router.add_api_route(REPORTS, self.report, methods=["POST"])
         router.add_api_route(JOBS + "/{id}", self.get, methods=["GET"])
         router.add_api_route(JOBS + "/{id}/cancel", self.cancel, methods=["POST"])
         router.add_api_route(
             JOBS + "/{id}/result", self.result, methods=["GET"], response_class=Response
         )
         return router
+
+    def report(
+        self, request: Request, raw: bytes = Depends(routing_context.raw_body)
+    ) -> dict[str, Any]:
+        """Evidently's report on a window and its baseline, as a job. It holds counts, no rows."""
+        asked = contract.parse(ReportRequest, contract.body(raw))
+        monitor = routes_monitors.monitor_for(self.context, request, asked.table, "CAN_VIEW")
+        caller = self.context.access.require(request, monitor.endpoint, "CAN_VIEW")
+        arguments = {
+            "table": monitor.table_name,
+            "window": None if asked.window is None else _window(asked.window),
+            "served_entity": asked.served_entity,
+            "slice": None if asked.slice is None else _slice(asked.slice),
+        }
+        arguments["baseline"] = self._baseline(request, asked.baseline, monitor)
+        with database.transaction(self.context.engine) as connection:
+            job_id = job_state.create(
+                connection,
+                "report",
+                arguments,
+                monitor.endpoint,
+                monitor.table_name,
+                caller.user,
+                routing_context.now_ms(),
+            )
+        return {"job_id": job_id}
+
+    def _baseline(
+        self, request: Request, given: dict[str, Any] | None, monitor: state.Monitor
+    ) -> dict[str, Any]:
+        """The spec of the baseline: the monitor's, or one that the caller names, of a table that
+        they may see."""
+        if given is None:
+            with database.reading(self.context.engine) as connection:
+                known = state.current_baseline(connection, monitor.table_name)
+            if known is None:
+                raise errors.InvalidParameter(
+                    "baseline: one is needed; the monitor has none of its own."
+                )
+            return known.spec
+        spec = contract.baseline_spec(given)
+        if spec["kind"] == "training":
+            spec["table"] = spec["table"] or monitor.config.get("baseline_table_name")
+            if spec["table"] is None:
+                raise errors.InvalidParameter("baseline.table: a table is needed.")
+            with database.reading(self.context.engine) as connection:
+                endpoint = state.endpoint_of(connection, spec["table"])
+            self.context.access.require(request, endpoint, "CAN_VIEW")
+        return spec
 
     def _job(self, request: Request, id: str) -> job_state.Job:
         with database.reading(self.context.engine) as connection:
@@ -80,6 +144,22 @@ class Jobs:
         return FileResponse(
             path, media_type=kind, filename=name, content_disposition_type="inline", headers=ALONE
         )
+
+
+def _window(given: list[str]) -> list[str]:
+    """Both ends of a window, checked. Raises InvalidParameter."""
+    start, end = (contract.moment(side, "window") for side in given)
+    if start >= end:
+        raise errors.InvalidParameter("window: the start must be before the end.")
+    return [start.isoformat(), end.isoformat()]
+
+
+def _slice(given: str) -> list[str]:
+    """`expression=value`; the expression may hold equals signs, too. Raises InvalidParameter."""
+    text, equals, value = given.rpartition("=")
+    if not equals:
+        raise errors.InvalidParameter("slice: write the slicing expression, '=' and its value.")
+    return [text, value]
 
 
 def _file(job: job_state.Job) -> str | None:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from capture import database, errors, outbox, reading
-from monitors import api, experiment_state, routing_context
+from monitors import api, experiment_state, job_state, jobs, routing_context
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 TABLE = "main.flights.p_unpacked"
@@ -561,13 +561,98 @@ def test_a_webhook_shows_its_secret_once(server):
         ({"events": ["alert.exploded"]}, 400),
         ({"events": ["a*"]}, 400),
         ({"colour": 1}, 400),
-        ({"format": "slack"}, 501),
         ({"format": "fax"}, 400),
     ],
 )
 def test_a_webhook_that_cannot_work_is_refused(server, change, status):
     hook = {"url": "http://127.0.0.1:9/hook", "events": ["alert.*"]}
     server.call("POST", "/api/1.0/webhooks", {**hook, **change}, status)
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_a_report_is_asked_for_followed_and_cancelled(server, lake):
+    lake.monitor(baseline_table_name="main.flights.p_baseline")
+    window = ["2024-01-01T00:00:00Z", "2024-01-08T00:00:00Z"]
+    asked = {"table": TABLE, "window": window, "slice": "temp = 1=true"}
+    path = (
+        "/api/1.0/jobs/" + server.call("POST", "/api/1.0/reports", asked, user="viewer")["job_id"]
+    )
+    job = server.call("GET", path)
+    assert (job["kind"], job["state"], job["table"]) == ("report", "queued", TABLE)
+    assert job["created_by"] == "viewer" and job["endpoint"] == "delay"
+    assert job["result_url"] is None and job["finished_time"] is None
+    with database.reading(lake.engine) as connection:
+        arguments = job_state.get(connection, job["id"]).arguments
+    assert arguments["baseline"] == {"kind": "training", "table": "main.flights.p_baseline"}
+    assert arguments["window"][0] == "2024-01-01T00:00:00+00:00"
+    assert arguments["slice"] == ["temp = 1", "true"]
+    server.call("GET", f"{path}/result", status=404)
+    server.call("GET", path, status=404, user="stranger")
+    server.call("POST", f"{path}/cancel", status=404, user="stranger")
+    ended = server.call("POST", f"{path}/cancel", {}, user="viewer")
+    assert ended["state"] == "cancelled" and ended["finished_time"] is not None
+    assert server.call("GET", "/api/1.0/jobs/none", status=404)["error_code"] == (
+        "RESOURCE_DOES_NOT_EXIST"
+    )
+
+
+def test_somebody_elses_job_is_cancelled_by_who_manages_the_endpoint(server, lake):
+    lake.monitor(baseline_table_name="main.flights.p_baseline")
+    asked = {
+        "table": TABLE,
+        "baseline": {"kind": "previous"},
+        "window": ["2024-01-01", "2024-01-08"],
+    }
+    job_id = server.call("POST", "/api/1.0/reports", asked)["job_id"]
+    server.call("POST", f"/api/1.0/jobs/{job_id}/cancel", {}, 403, user="viewer")
+    assert server.call("POST", f"/api/1.0/jobs/{job_id}/cancel", {}, user="bob")["state"] == (
+        "cancelled"
+    )
+
+
+def test_the_file_of_a_job_is_served_to_whom_may_see_it_and_with_no_rights_of_its_own(server, lake):
+    with database.transaction(lake.engine) as connection:
+        made = [
+            job_state.create(connection, kind, {}, "delay", TABLE, "ann", 1)
+            for kind in ("report", "replay", "report")
+        ]
+        for job_id, file in zip(made, ("report.html", "rows.parquet", "../secret"), strict=True):
+            job_state.start(connection, job_id, 2)
+            job_state.end(connection, job_id, "succeeded", None, 3, {"file": file})
+            folder = jobs.folder(lake.settings, job_id)
+            folder.mkdir(parents=True)
+            (folder / file).write_text("<p>hello</p>")
+    report, replay, outside = (f"/api/1.0/jobs/{job_id}" for job_id in made)
+    assert server.call("GET", report)["result_url"] == f"{report}/result"
+    answer = server.client.get(f"{report}/result", headers={"Authorization": "Bearer viewer"})
+    assert answer.text == "<p>hello</p>" and answer.headers["content-type"].startswith("text/html")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "allow-same-origin" not in answer.headers["content-security-policy"]
+    server.call("GET", f"{replay}/result", status=403, user="viewer")
+    server.call("GET", replay, status=403, user="viewer")
+    assert server.client.get(f"{replay}/result", headers={"Authorization": "Bearer ann"}).content
+    assert server.call("GET", outside)["result_url"] is None
+    server.call("GET", f"{outside}/result", status=404)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"window": ["2024-01-08", "2024-01-01"]}, "before the end"),
+        ({"window": ["yesterday", "today"]}, "RFC 3339"),
+        ({"window": ["2024-01-08"]}, "window"),
+        ({"slice": "carrier"}, "slice"),
+        ({"baseline": {"kind": "rolling"}}, "windows"),
+        ({"baseline": None}, "baseline"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_report_that_cannot_be_is_a_400(server, lake, change, named):
+    lake.monitor()
+    asked = {"table": TABLE, "baseline": {"kind": "previous"}, **change}
+    assert named in server.call("POST", "/api/1.0/reports", asked, 400)["message"]
 
 
 def test_the_routers_load_no_numbers():

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from capture import errors
 from monitors import alert_state, contract
 
 DRIFT_METRICS = (
@@ -53,6 +54,7 @@ ON_THE_PAST = (
     ),
     *QUALITY_METRICS,
 )
+WITHOUT_SLICES = ("feature_age_hours", "capture_lag_seconds")
 METRICS = (*DRIFT_METRICS, *QUALITY_METRICS, *SERVING_METRICS)
 EVENTS = (
     "endpoint.ready",
@@ -100,8 +102,8 @@ class RuleRequest(contract.Shape):
             raise ValueError(f"metric '{self.metric[:64]}' is unknown; known: {', '.join(METRICS)}")
         if self.metric == "feature_age_hours" and self.column is None:
             raise ValueError("column: feature_age_hours needs the column that holds the time")
-        if self.slice is not None:
-            raise ValueError("slice: rules on slices are not offered yet")
+        if self.slice is not None and self.metric in WITHOUT_SLICES:
+            raise ValueError(f"slice: {self.metric} is measured for all rows together")
         return self
 
 
@@ -124,6 +126,18 @@ def rule(given: Mapping[str, Any], rule_id: str, now_ms: int) -> alert_state.Rul
         created_ms=now_ms,
         **asked.model_dump(exclude={"condition"}),
     )
+
+
+def check_slice(text: str, monitors: Sequence[Mapping[str, Any]]) -> None:
+    """A rule's slice is one that a monitor cuts its rows by. monitors: configurations. Raises
+    InvalidParameter: a rule on other slices would never hear of anything."""
+    known = sorted({cut for config in monitors for cut in config.get("slicing_exprs") or ()})
+    if not any(text == cut or text.startswith(f"{cut}=") for cut in known):
+        shown = ", ".join(known)[:500] or "there are none"
+        raise errors.InvalidParameter(
+            f"slice: '{text[:100]}' is no slicing expression of a monitor of this endpoint, nor "
+            f"one with '=' and a value; slicing_exprs: {shown}."
+        )
 
 
 def rule_change(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +174,7 @@ def alert_info(alert: alert_state.Alert) -> dict[str, Any]:
         "endpoint": alert.endpoint,
         "metric": alert.metric,
         "column": alert.column,
+        "slice": alert.slice,
         "severity": alert.severity,
         "state": alert.state,
         "opened_time": contract.rfc3339(alert.opened_ms),
@@ -203,6 +218,7 @@ class WebhookRequest(contract.Shape):
 class WebhookChange(contract.Shape):
     url: str | None = pydantic.Field(default=None, max_length=2048)
     events: list[str] | None = pydantic.Field(default=None, min_length=1, max_length=100)
+    format: Literal["standard", "slack"] | None = None
     description: str | None = pydantic.Field(default=None, max_length=4096)
 
     @pydantic.field_validator("events")

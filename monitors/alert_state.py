@@ -49,6 +49,7 @@ alerts = sa.Table(
     sa.Column("acknowledged_by", sa.String(256)),
     sa.Column("muted_until_ms", sa.BigInteger),
     sa.Column("mute_reason", sa.Text),
+    sa.Column("slice", sa.Text),
 )
 
 webhooks = sa.Table(
@@ -87,7 +88,8 @@ deliveries = sa.Table(
 
 
 class Rule(NamedTuple):
-    """Metric and condition, for how many windows, how bad, how often told."""
+    """Metric and condition, for how many windows, how bad, how often told. `slice`: a slicing
+    expression, for each of its values, or `expression=value` for one; None: all rows."""
 
     id: str
     endpoint: str
@@ -106,7 +108,8 @@ class Rule(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """One cause that holds or held. `cause`: rule, column, served entity and slice in one text."""
+    """One cause that holds or held. `cause`: rule, column, served entity and slice in one text;
+    `slice`: `expression=value`, None: all rows."""
 
     id: str
     rule_id: str
@@ -128,6 +131,7 @@ class Alert(NamedTuple):
     acknowledged_by: str | None
     muted_until_ms: int | None
     mute_reason: str | None
+    slice: str | None = None
 
 
 class Webhook(NamedTuple):

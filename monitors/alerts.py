@@ -1,10 +1,11 @@
 """Rules over what a refresh measured -> alerts that open, change and close.
 
 A fact is one measured number of one window. A rule looks at the newest windows with enough data; a
-window without enough neither raises nor closes anything. One open alert per cause: rule, column and
-served entity. Plain Python, so that the gateway can load the default rules.
+window without enough neither raises nor closes anything. One open alert per cause: rule, column,
+served entity and slice. Plain Python, so that the gateway can load the default rules.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from capture import names, outbox
 from monitors import alert_contract, alert_state
 
 WARNING, CRITICAL = "warning", "critical"
+LONGEST_CAUSE = 800
+
+Slice = tuple[str, str]  # expression, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Fact:
     `severity`: only of metric `drift`, whose thresholds are its own. `certain`: the bound of the
     value on the side of the threshold, where chance matters (error rates). `text`: the fact in
     words, a clause without its end. `idle`: the served entity gets no requests any more, so that
-    nothing about it can hold."""
+    nothing about it can hold. `slice` None: all rows."""
 
     metric: str
     column: str | None
@@ -39,6 +43,7 @@ class Fact:
     certain: float | None = None
     explanation: str | None = None
     idle: bool = False
+    slice: Slice | None = None
 
 
 class Finding(NamedTuple):
@@ -109,6 +114,8 @@ def _of_rule(rule: alert_state.Rule, facts: Sequence[Fact]) -> list[Finding]:
             continue
         if rule.served_entity not in (None, fact.served_entity):
             continue
+        if not watches(rule, fact.slice):
+            continue
         if fact.value is not None or fact.idle:
             series = causes.setdefault(cause_of(rule, fact), {})
             series.setdefault(fact.granularity, []).append(fact)
@@ -126,8 +133,36 @@ def _of_rule(rule: alert_state.Rule, facts: Sequence[Fact]) -> list[Finding]:
 
 
 def cause_of(rule: alert_state.Rule, fact: Fact) -> str:
-    """One text per (rule, column, served entity)."""
-    return "|".join((rule.id, fact.column or "", fact.served_entity or ""))
+    """One text per (rule, column, served entity, slice)."""
+    cause = "|".join((rule.id, fact.column or "", fact.served_entity or ""))
+    if fact.slice is None:
+        return cause
+    cut = f"{cause}|{named(fact.slice)}"
+    return (
+        cut if len(cut) <= LONGEST_CAUSE else f"{cause}|{hashlib.sha256(cut.encode()).hexdigest()}"
+    )
+
+
+def watches(rule: alert_state.Rule, slice_: Slice | None) -> bool:
+    """Is this slice, None: are all rows together, one that the rule is about?"""
+    if slice_ is None or rule.slice is None:
+        return slice_ is None and rule.slice is None
+    return rule.slice in (slice_[0], named(slice_))
+
+
+def named(slice_: Slice) -> str:
+    """`expression=value`, as `?slice=` takes it."""
+    return f"{slice_[0]}={slice_[1]}"
+
+
+def spoken(slice_: Slice | None) -> str:
+    """A slice in front of what is said of it: `carrier = UA, `; of all rows nothing is said."""
+    if slice_ is None:
+        return ""
+    expression, value = slice_
+    return {"true": f"{expression}, ", "false": f"not ({expression}), "}.get(
+        value, f"{expression} = {value}, "
+    )
 
 
 def _judge(rule: alert_state.Rule, series: Sequence[Fact]) -> tuple[str | None, Fact]:
@@ -197,6 +232,7 @@ def _opened(finding: Finding, last: alert_state.Alert | None, now_ms: int) -> Ch
         acknowledged_by=None,
         muted_until_ms=muted,
         mute_reason=last.mute_reason if last and muted else None,
+        slice=named(fact.slice) if fact.slice else None,
         **_measured(finding),
     )
     event = ("alert.opened", alert_contract.alert_info(alert)) if told else None

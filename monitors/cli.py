@@ -266,10 +266,15 @@ def create_webhook(
     url: str,
     event: Annotated[list[str], typer.Option(help="alert.*, endpoint.promoted, ...; repeat it.")],
     description: Annotated[str | None, Optional] = None,
+    format: Annotated[str, typer.Option(help="standard, or slack for Slack's own hooks.")] = (
+        "standard"
+    ),
     data_dir: DataDir = None,
 ) -> None:
     """Register a receiver; prints its id and, this once, its secret."""
-    body = {"url": url, "events": event, **({"description": description} if description else {})}
+    body = {"url": url, "events": event, "format": format}
+    if description:
+        body["description"] = description
     found = call("POST", f"{OURS}/webhooks", body, data_dir)
     print(found["id"], found["secret"])
 

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from capture import database, errors, logline, outbound, outbox, sealing
 from capture.settings import Settings
-from monitors import alert_contract, alert_state, contract
+from monitors import alert_contract, alert_state, contract, slack
 
 log = logline.logger(__name__)
 
@@ -45,8 +45,10 @@ def new_message_id() -> str:
     return f"msg_{secrets.token_hex(16)}"
 
 
-def body(event_type: str, data: dict[str, Any], event_ms: int) -> str:
-    """The JSON text that is signed and sent."""
+def body(event_type: str, data: dict[str, Any], event_ms: int, form: str = "standard") -> str:
+    """The JSON text that is signed and sent. form: `standard` or `slack`."""
+    if form == "slack":
+        return slack.body(event_type, data)
     message = {"type": event_type, "timestamp": contract.rfc3339(event_ms), "data": data}
     return orjson.dumps(message).decode()
 
@@ -115,9 +117,9 @@ def dispatch(engine: sa.Engine) -> None:
         events = outbox.waiting(connection)
         receivers = alert_state.all_webhooks(connection)
         for event in events:
-            text = body(event.type, event.data, event.created_ms)
             for webhook in receivers:
                 if alert_contract.wants(webhook.events, event.type):
+                    text = body(event.type, event.data, event.created_ms, webhook.format)
                     alert_state.add_delivery(
                         connection,
                         webhook.id,

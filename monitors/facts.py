@@ -56,7 +56,7 @@ def drift(
                     one,
                     name,
                     one.found[name].value if enough else None,
-                    f"{one.column}: {comparisons.NAMES.get(name, name)} "
+                    f"{_whose(one)}{one.column}: {comparisons.NAMES.get(name, name)} "
                     f"{_shown(one.found[name].value)} in {one.key.spoken} "
                     f"({one.n:,} rows)",
                 )
@@ -79,6 +79,7 @@ def _judged(one: comparisons.Comparison) -> alerts.Fact:
         granularity=one.key.granularity,
         threshold=decisive.threshold if decisive else None,
         severity=one.judgement.severity if one.judgement.status == "drifted" else None,
+        slice=one.key.slice,
     )
 
 
@@ -104,11 +105,13 @@ def _fact(one: comparisons.Comparison, metric: str, value: float | None, text: s
         window=of_window(one.key),
         text=text,
         granularity=one.key.granularity,
+        slice=one.key.slice,
     )
 
 
 def _whose(one: comparisons.Comparison) -> str:
-    return f"{one.version}: " if one.version is not None else ""
+    of = f"{one.version}: " if one.version is not None else ""
+    return alerts.spoken(one.key.slice) + of
 
 
 def _shown(value: float | None) -> str:
@@ -130,7 +133,7 @@ def quality(
                 continue
             n = int(found.get("n") or 0)
             enough = n >= FEWEST_LABELS or name.startswith("label_")
-            whose = f"{version}: " if version else ""
+            whose = alerts.spoken(key.slice) + (f"{version}: " if version else "")
             yield alerts.Fact(
                 metric=name,
                 column=None,
@@ -141,6 +144,7 @@ def quality(
                 text=f"{whose}{name} is {_shown(found.get('value'))} in "
                 f"{key.spoken} ({n:,} labels)",
                 granularity=key.granularity,
+                slice=key.slice,
             )
 
 
@@ -189,6 +193,7 @@ def _error_rate(
     n, events = rows.height, int(marked["__failed"].sum())
     whose = f" of {version}" if version else ""
     enough = n >= FEWEST_REQUESTS
+    cut = alerts.spoken(key.slice)
     return alerts.Fact(
         metric="error_rate",
         column=None,
@@ -196,14 +201,15 @@ def _error_rate(
         value=events / n if enough else None,
         n=n,
         window=of_window(key),
-        text=f"{events:,} of {n:,} requests{whose} failed ({events / max(n, 1):.1%}) in "
+        text=f"{cut}{events:,} of {n:,} requests{whose} failed ({events / max(n, 1):.1%}) in "
         f"{key.spoken}"
         if n
-        else f"no requests{whose} in {key.spoken}",
+        else f"{cut}no requests{whose} in {key.spoken}",
         granularity=key.granularity,
         certain=wilson_low(events, n) if enough else None,
         explanation=explained(marked, columns) if events else None,
         idle=n == 0 and all_requests >= FEWEST_REQUESTS,
+        slice=key.slice,
     )
 
 
@@ -212,6 +218,7 @@ def _slowness(key: kept.WindowKey, version: str | None, rows: pl.DataFrame) -> a
     if rows.height >= FEWEST_REQUESTS and "execution_duration_ms" in rows.columns:
         value = rows["execution_duration_ms"].quantile(0.99, "linear")
     whose = f" of {version}" if version else ""
+    cut = alerts.spoken(key.slice)
     return alerts.Fact(
         metric="p99_ms",
         column=None,
@@ -219,9 +226,10 @@ def _slowness(key: kept.WindowKey, version: str | None, rows: pl.DataFrame) -> a
         value=value,
         n=rows.height,
         window=of_window(key),
-        text=f"p99 of the model time{whose} is {_shown(value)} ms in {key.spoken} "
+        text=f"{cut}p99 of the model time{whose} is {_shown(value)} ms in {key.spoken} "
         f"({rows.height:,} requests)",
         granularity=key.granularity,
+        slice=key.slice,
     )
 
 

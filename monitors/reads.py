@@ -139,12 +139,19 @@ def _metric_rows(settings: Settings, full_name: str, arguments: Mapping[str, Any
         rows = rows.filter(pl.col("end") > datetime.fromisoformat(filters["from"]))
     if "to" in filters:
         rows = rows.filter(pl.col("start") < datetime.fromisoformat(filters["to"]))
-    text, value = _wanted_slice(filters) or (None, None)
-    rows = rows.filter(
-        pl.col("slice_key").eq_missing(pl.lit(text, pl.String)),
-        pl.col("slice_value").eq_missing(pl.lit(value, pl.String)),
-    )
-    return rows.collect()
+    return rows.filter(_in_slice(arguments)).collect()
+
+
+def _in_slice(arguments: Mapping[str, Any]) -> pl.Expr:
+    """Rows of the slice that is asked for, else of no slice; of a rule's slices, where it has any:
+    one, or every value of an expression."""
+    key, value = pl.col("slice_key"), pl.col("slice_value")
+    wanted = arguments.get("rule_slice")
+    if wanted is not None:
+        return (key == wanted) | (pl.concat_str(key, pl.lit("="), value) == wanted)
+    text, cut = _wanted_slice(arguments["filters"]) or (None, None)
+    ours = key.eq_missing(pl.lit(text, pl.String))
+    return ours & value.eq_missing(pl.lit(cut, pl.String))
 
 
 def _wanted_slice(filters: Mapping[str, str]) -> slices.Slice | None:
@@ -374,7 +381,7 @@ def try_rule(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, An
     by_version = arguments.get("model_id_col") is not None
     made: list[alerts.Fact] = []
     for granularity in arguments["granularities"] or [None]:
-        asked = {**arguments, "granularity": granularity}
+        asked = {**arguments, "granularity": granularity, "rule_slice": rule.slice}
         if rule.metric in trials.ON_DRIFT:
             rows = _metric_rows(settings, arguments["drift_table"], asked)
             rows = rows.filter(pl.col("drift_type") == kept.BASELINE)

@@ -7,7 +7,7 @@ refresh that dies in between is done again from what was kept, and replaces what
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,8 +45,8 @@ ANCHOR = datetime(2024, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Measured:
-    """What a refresh computed of its windows. sliced: of those of slices, which are written down
-    and neither summed up nor alerted on."""
+    """What a refresh computed of its windows. sliced: of those of slices, which are written down,
+    not summed up, and alerted on where a rule names them."""
 
     compared: dict[kept.WindowKey, list[comparisons.Comparison]] = field(default_factory=dict)
     groups: dict[kept.WindowKey, dict[str | None, metric_rows.TableGroup]] = field(
@@ -186,20 +186,13 @@ class Refresher:
         now_ms: int,
     ) -> list[alerts.Fact]:
         """Every number that a rule of the endpoint asks for."""
-        wanted = {rule.metric for rule in rules if rule.enabled}
+        rules = [rule for rule in rules if rule.enabled]
+        wanted = {rule.metric for rule in rules}
         made: list[alerts.Fact] = []
-        for cells in found.compared.values():
-            made += facts.drift(cells, known.shape, wanted)
-        for key, groups in found.groups.items():
-            made += facts.quality(key, groups, wanted)
-        if wanted & {"error_rate", "p99_ms"} and known.shape.granularities:
-            finest = _finest(known.shape.granularities)
-            versions = known.versions()
-            for key in found.groups:
-                if key.granularity == finest:
-                    rows = _rows_of(known, key)
-                    made += facts.serving(key, rows, known.shape, known.columns, wanted, versions)
-        for column in {r.column for r in rules if r.enabled and r.metric == "feature_age_hours"}:
+        for part in (found, found.sliced):
+            if part is not None:
+                made += _window_facts(known, rules, part)
+        for column in {r.column for r in rules if r.metric == "feature_age_hours"}:
             if column is not None:
                 made.append(facts.feature_age(known.rows, column, moment))
         if "capture_lag_seconds" in wanted:
@@ -226,6 +219,24 @@ class Refresher:
         return summary
 
 
+def _window_facts(
+    known: watch.Watch, rules: Sequence[alert_state.Rule], found: Measured
+) -> Iterator[alerts.Fact]:
+    """Numbers of windows, and of slices of them, that a rule is about."""
+    finest = _finest(known.shape.granularities) if known.shape.granularities else None
+    versions = known.versions()
+    for key in sorted({*found.compared, *found.groups}, key=str):
+        wanted = {rule.metric for rule in rules if alerts.watches(rule, key.slice)}
+        if key in found.compared:
+            yield from facts.drift(found.compared[key], known.shape, wanted)
+        if key not in found.groups:
+            continue
+        yield from facts.quality(key, found.groups[key], wanted)
+        if wanted & {"error_rate", "p99_ms"} and finest is not None and key.granularity == finest:
+            rows = _rows_of(known, key)
+            yield from facts.serving(key, rows, known.shape, known.columns, wanted, versions)
+
+
 def wait_for_unpacking(
     settings: Settings, known: watch.Watch, seconds: float = UNPACK_WAIT_SECONDS
 ) -> bool:
@@ -249,10 +260,17 @@ def wait_for_unpacking(
         time.sleep(UNPACK_POLL_SECONDS)
 
 
-def newest_windows(known: watch.Watch, count: int) -> list[kept.WindowKey]:
-    """The newest windows of every granularity."""
-    granularities = known.shape.granularities or (None,)
-    return [key for g in granularities for key in known.kept.keys(g)[-count:]]
+def newest_windows(
+    known: watch.Watch, count: int, rules: Sequence[alert_state.Rule] = ()
+) -> list[kept.WindowKey]:
+    """The newest windows of every granularity, and those of slices that a rule is about."""
+    found = []
+    for granularity in known.shape.granularities or (None,):
+        cuts = {key.slice for key in known.kept.slices_of(granularity)}
+        cuts = {cut for cut in cuts if any(alerts.watches(rule, cut) for rule in rules)}
+        for cut in (None, *cuts):
+            found += known.kept.keys(granularity, cut)[-count:]
+    return found
 
 
 def meet_new_baseline(known: watch.Watch) -> None:

@@ -136,7 +136,7 @@ class Rounds:
         moment = known.advance(until, progress)
         refresh.meet_new_baseline(known)
         most = max((rule.windows for rule in rules), default=1)
-        found = self.refresher.measure(known, refresh.newest_windows(known, most))
+        found = self.refresher.measure(known, refresh.newest_windows(known, most, rules))
         if not self.holds_lease():
             raise LeaseLost
         self.refresher.write(known, monitor, job.id, found)

@@ -71,6 +71,9 @@ class Alerts:
         rule = alert_contract.rule(contract.body(raw), names.new_id(), now)
         self.context.access.require(request, rule.endpoint, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
+            if rule.slice is not None:
+                monitors = state.monitors_of(connection, rule.endpoint)
+                alert_contract.check_slice(rule.slice, [monitor.config for monitor in monitors])
             alert_state.add_rule(connection, rule)
         return alert_contract.rule_info(rule)
 
@@ -221,8 +224,6 @@ class Webhooks:
         """The reply holds the secret, this once."""
         user = self._require(request)
         asked = contract.parse(alert_contract.WebhookRequest, contract.body(raw))
-        if asked.format != "standard":
-            raise errors.NotImplementedHere("Format 'slack' is not offered yet.")
         self._check_url(asked.url)
         secret = delivery.new_secret()
         webhook = alert_state.Webhook(
@@ -281,9 +282,9 @@ class Webhooks:
         user = self._require(request)
         contract.parse(contract.Shape, contract.body(raw))
         now = routing_context.now_ms()
-        body = delivery.body("webhook.test", {"webhook": id, "sent_by": user}, now)
         with database.transaction(self.context.engine) as connection:
-            alert_state.get_webhook(connection, id)
+            form = alert_state.get_webhook(connection, id).format
+            body = delivery.body("webhook.test", {"webhook": id, "sent_by": user}, now, form)
             number = alert_state.add_delivery(
                 connection, id, delivery.new_message_id(), "webhook.test", body, now
             )

@@ -28,7 +28,7 @@ _COLUMNS = {
     },
 }
 SHOWN = (
-    *("metric", "column", "severity", "opened_time", "closed_time"),
+    *("metric", "column", "slice", "severity", "opened_time", "closed_time"),
     *("value", "threshold", "n", "window", "message"),
 )
 ON_DRIFT = frozenset({"drift", "null_share", *_COLUMNS})
@@ -45,7 +45,7 @@ def of_drift(
             continue
         value = _value(row, metric)
         drifted = row["status"] == "drifted"
-        whose = f"{row['version']}: " if row["version"] else ""
+        whose = alerts.spoken(_slice(row)) + (f"{row['version']}: " if row["version"] else "")
         name = comparisons.NAMES.get(metric, metric)
         said = row["text"] if metric == "drift" else f"{row['column_name']}: {name} {value}"
         yield alerts.Fact(
@@ -59,7 +59,12 @@ def of_drift(
             granularity=row["granularity"],
             threshold=row["threshold"],
             severity=row["severity"] if metric == "drift" and drifted else None,
+            slice=_slice(row),
         )
+
+
+def _slice(row: Mapping[str, Any]) -> alerts.Slice | None:
+    return None if row["slice_key"] is None else (row["slice_key"], row["slice_value"])
 
 
 def _value(row: Mapping[str, Any], metric: str) -> float | None:
@@ -85,7 +90,7 @@ def of_quality(rows: pl.DataFrame, metric: str) -> Iterator[alerts.Fact]:
         found = orjson.loads(row["quality"])["realized"].get(metric) or {}
         n = int(found.get("n") or 0)
         enough = n >= facts.FEWEST_LABELS or metric.startswith("label_")
-        whose = f"{row['version']}: " if row["version"] else ""
+        whose = alerts.spoken(_slice(row)) + (f"{row['version']}: " if row["version"] else "")
         yield alerts.Fact(
             metric=metric,
             column=None,
@@ -95,6 +100,7 @@ def of_quality(rows: pl.DataFrame, metric: str) -> Iterator[alerts.Fact]:
             window=(row["start"].isoformat(), row["end"].isoformat()),
             text=f"{whose}{metric} is {found.get('value')} ({n:,} labels)",
             granularity=row["granularity"],
+            slice=_slice(row),
         )
 
 

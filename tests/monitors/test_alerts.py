@@ -147,3 +147,27 @@ def test_there_is_never_more_than_one_open_alert_per_cause(rounds):
             else:
                 cause = next(c for c, a in known.items() if a.id == step.alert_id)
                 known[cause] = known[cause]._replace(**step.values)
+
+
+def test_a_slice_is_a_cause_of_its_own(engine):
+    rules = [rule(id="all"), rule(id="each", slice="carrier"), rule(id="one", slice="carrier=UA")]
+    cuts = [None, ("carrier", "UA"), ("carrier", "B6"), ("temp > 3", "true")]
+    facts = [fact(0.9, slice=cut) for cut in cuts]
+    _, found = judged(engine, rules, facts, 1)
+    raised = sorted((alert.rule_id, alert.slice or "") for alert in found)
+    assert raised == [
+        ("all", ""), ("each", "carrier=B6"), ("each", "carrier=UA"), ("one", "carrier=UA"),
+    ]  # fmt: skip
+    assert len({alert.cause for alert in found}) == 4
+    told, found = judged(engine, rules, [fact(0.0, week=2, slice=("carrier", "B6"))], 2)
+    assert told == ["alert.closed"]
+    assert {alert.slice for alert in found if alert.state == "closed"} == {"carrier=B6"}
+
+
+def test_a_long_slice_still_has_a_cause_that_fits():
+    long = ("carrier = '" + "x" * 900 + "'", "true")
+    longer = ("carrier = '" + "x" * 901 + "'", "true")
+    one = rule()
+    causes = [alerts.cause_of(one, fact(0.9, slice=cut)) for cut in (long, longer, long)]
+    assert len(causes[0]) <= alerts.LONGEST_CAUSE
+    assert causes[0] == causes[2] != causes[1]

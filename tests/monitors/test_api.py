@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from capture import database, errors, outbox, reading
-from monitors import api, experiment_state, job_state, jobs, routing_context
+from monitors import alert_state, api, experiment_state, job_state, jobs, routing_context
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 TABLE = "main.flights.p_unpacked"
@@ -500,6 +500,24 @@ def test_a_new_monitor_comes_with_rules_that_can_be_changed(server):
     server.call("POST", "/api/1.0/alert-rules", {**body, "endpoint": "other"}, 404)
 
 
+def test_a_rule_on_slices_names_one_that_the_monitor_has(server):
+    server.call("POST", MONITOR, {**CONFIG, "slicing_exprs": ["temp > 20"]})
+    body = {
+        "name": "cold",
+        "endpoint": "delay",
+        "metric": "drift",
+        "condition": {"operator": ">", "threshold": 0},
+    }
+    for cut in ("temp > 20", "temp > 20=true"):
+        made = server.call("POST", "/api/1.0/alert-rules", {**body, "slice": cut})
+        assert made["slice"] == cut
+    for cut in ("carrier", "carrier=UA", "temp > 2"):
+        refused = server.call("POST", "/api/1.0/alert-rules", {**body, "slice": cut}, 400)
+        assert "slicing_exprs: temp > 20" in refused["message"]
+    lag = {**body, "slice": "temp > 20", "metric": "capture_lag_seconds"}
+    assert "slice" in server.call("POST", "/api/1.0/alert-rules", lag, 400)["message"]
+
+
 def test_a_rule_is_tried_on_the_past(server, lake):
     lake.baseline()
     server.call("POST", MONITOR, {**CONFIG, "baseline_table_name": "main.flights.p_baseline"})
@@ -549,6 +567,19 @@ def test_a_webhook_shows_its_secret_once(server):
     server.call("POST", f"{path}/deliveries/999/redeliver", status=404)
     assert server.call("DELETE", path) == {}
     server.call("GET", f"{path}/deliveries", status=404)
+
+
+def test_a_webhook_may_speak_slack(server, lake):
+    hook = {"url": "http://127.0.0.1:9/hook", "events": ["alert.*"], "format": "slack"}
+    made = server.call("POST", "/api/1.0/webhooks", hook)
+    assert made["format"] == "slack"
+    path = f"/api/1.0/webhooks/{made['id']}"
+    sent = server.call("POST", f"{path}/test")
+    with database.reading(lake.engine) as connection:
+        body = alert_state.get_delivery(connection, made["id"], int(sent["id"])).body
+    assert list(json.loads(body)) == ["text"]
+    assert server.call("PATCH", path, {"format": "standard"})["format"] == "standard"
+    server.call("PATCH", path, {"format": "fax"}, 400)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import standardwebhooks
 
 from capture import database, names, outbox, sealing
 from capture.settings import Settings
-from monitors import alert_state, delivery
+from monitors import alert_state, delivery, slack
 
 SECOND = 1000
 
@@ -60,10 +60,10 @@ class House:
         self.engine = database.open_engine(settings)
         self.courier = delivery.Courier(self.engine, settings)
 
-    def webhook(self, url: str, *events: str) -> tuple[str, str]:
+    def webhook(self, url: str, *events: str, form: str = "standard") -> tuple[str, str]:
         secret, webhook_id = delivery.new_secret(), names.new_id()
         webhook = alert_state.Webhook(
-            webhook_id, url, list(events or ("*",)), "standard", None,
+            webhook_id, url, list(events or ("*",)), form, None,
             sealing.encrypt(self.settings, secret), None, None, "ann", now_ms(),
         )  # fmt: skip
         with database.transaction(self.engine) as connection:
@@ -124,6 +124,32 @@ def test_an_event_arrives_signed_as_standard_webhooks_wants_it(house, receiver):
     assert verified["type"] == "endpoint.promoted" and verified["data"] == {"endpoint": "delay"}
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(delivery.new_secret()).verify(body, headers)
+
+
+def test_slack_gets_one_text_and_the_same_signature(house, receiver):
+    webhook_id, secret = house.webhook(receiver.url, form="slack")
+    alert = {
+        "endpoint": "delay",
+        "severity": "critical",
+        "message": "temp <!channel> drifted: KS 0.3 & more than 0.1 is an alert.",
+    }
+    with database.transaction(house.engine) as connection:
+        outbox.emit(connection, "alert.opened", alert, now_ms())
+    house.work_until(lambda: house.deliveries(webhook_id)[0:1] and receiver.requests)
+    headers, body = receiver.requests[0]
+    assert standardwebhooks.Webhook(secret).verify(body, headers) == {
+        "text": "*Alert opened: delay (critical)*\n"
+        "temp &lt;!channel&gt; drifted: KS 0.3 &amp; more than 0.1 is an alert."
+    }
+    assert headers["content-type"] == "application/json"
+
+
+def test_an_event_without_a_sentence_tells_slack_its_facts():
+    told = {"endpoint": "delay", "config_version": 7, "served_entity": "v2", "shares": {"v2": 100}}
+    assert slack.text("endpoint.rolled_back", told) == (
+        "*Endpoint rolled back: delay*\nconfig version: 7\nserved entity: v2"
+    )
+    assert len(slack.text("alert.opened", {"message": "x" * 9000})) == slack.MOST_CHARACTERS
 
 
 def test_events_go_in_order_and_only_to_those_who_asked(house, receiver):

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from capture import database, errors
-from monitors import contract, reads, slices, state
+from monitors import alerts, contract, reads, slices, state
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(weeks=1)
@@ -84,8 +84,52 @@ def test_quality_is_that_of_the_slice(lake, sliced):
     assert whole["n"] == 3000
 
 
-def test_slices_raise_no_alerts_of_their_own(lake, sliced):
-    assert all(alert.n == 3000 for alert in lake.open_alerts() if alert.metric == "drift")
+def test_slices_raise_no_alerts_where_no_rule_names_them(lake, sliced):
+    raised = [alert for alert in lake.open_alerts() if alert.metric == "drift"]
+    assert all(alert.n == 3000 and alert.slice is None for alert in raised)
+
+
+def test_a_rule_on_slices_raises_one_alert_for_the_slice_that_moved(lake, sliced):
+    first, _ = sliced
+    for carrier in (None, first, carriers(lake)[1]):
+        cut = "carrier" if carrier is None else f"carrier={carrier}"
+        lake.add_rule("drift", 0.0, id=cut, slice=cut, column="temp", created_ms=5)
+    lake.add_rule("accuracy", 2.0, id="quality", slice="carrier", operator="<", created_ms=6)
+    lake.add_rule("error_rate", -1.0, id="serving", slice=f"carrier={first}", created_ms=7)
+    lake.done(MONDAY + 3 * WEEK)
+    raised = [alert for alert in lake.open_alerts() if alert.slice is not None]
+    drifted = {(alert.rule_id, alert.slice) for alert in raised if alert.metric == "drift"}
+    assert drifted == {("carrier", f"carrier={first}"), (f"carrier={first}", f"carrier={first}")}
+    (told, _) = [alert for alert in raised if alert.metric == "drift"]
+    assert told.message.startswith(f"carrier = {first}, temp") and told.n < 3000
+    assert {a.slice for a in raised if a.metric == "accuracy"} == {
+        f"carrier={carrier}" for carrier in carriers(lake)
+    }
+    assert [a.slice for a in raised if a.metric == "error_rate"] == [f"carrier={first}"]
+    lake.write(lake.rows(MONDAY + 2 * WEEK, 3000))
+    lake.done(MONDAY + 3 * WEEK)
+    assert not [a for a in lake.open_alerts() if a.slice is not None and a.metric == "drift"]
+
+
+def test_a_rule_on_slices_is_tried_on_the_past(lake, sliced):
+    first, _ = sliced
+    with database.reading(lake.engine) as connection:
+        monitor = state.monitor(connection, TABLE)
+    profile_table, drift_table = contract.metric_tables(TABLE, monitor.config)
+    for cut in ("carrier", f"carrier={first}"):
+        rule = alerts.defaults("delay", 0)[0]._replace(metric="drift", column="temp", slice=cut)
+        found = reads.try_rule(
+            lake.settings,
+            {
+                "rule": rule._asdict(),
+                "profile_table": profile_table,
+                "drift_table": drift_table,
+                "filters": {"from": MONDAY.isoformat(), "to": (MONDAY + 9 * WEEK).isoformat()},
+                **contract.reading_hints(monitor.config),
+            },
+        )
+        assert [(one["column"], one["slice"]) for one in found] == [("temp", f"carrier={first}")]
+        assert found[0]["opened_time"].startswith("2024-01-15")
 
 
 def test_a_reader_sees_one_slice_or_all_rows(lake, sliced):

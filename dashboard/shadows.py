@@ -1,8 +1,5 @@
 """The version in the shadow: what became of its copies, how it compares, and its controls."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import streamlit as st
 
 from dashboard import actions, api, frame, words
@@ -71,7 +68,7 @@ def facts(shadow: api.Json, comparison: api.Json) -> list[str]:
     return [*said, "no client ever sees these answers"]
 
 
-def sides(comparison: api.Json) -> list[Mapping[str, Any]]:
+def sides(comparison: api.Json) -> list[dict[str, str]]:
     """A row a version: its metric, its failures, how long its model takes."""
     metric = comparison.get("metric") or {}
     named = words.metric(str((comparison.get("primary") or {}).get("name")))

@@ -1,6 +1,7 @@
 """A version in the shadow, and a replay, on a running server with real models."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -93,10 +94,8 @@ def _is_ready(endpoint: Any) -> bool:
 
 
 def _until(wanted: Callable[[], Any], up: Any, seconds: float = 120) -> Any:
-    import time
-
     ends = time.monotonic() + seconds
-    while not (found := wanted()):
+    while (found := wanted()) is None or found is False:
         assert time.monotonic() < ends, up.errors.read_text()[-3000:]
         time.sleep(0.1)
     return found

@@ -48,7 +48,7 @@ class Drift:
             line = self.found.setdefault((named, column), _Line(one["kind"]))
             line.windows += 1
             line.drifted += one["status"] == "drifted"
-            if not line.worst or _place(one) < _place(line.worst):
+            if not line.worst or place(one) < place(line.worst):
                 line.worst, line.worst_window = one, window["window"]
                 line.worst_rows = window["rows"]
 
@@ -59,7 +59,7 @@ class Drift:
         header = [*(["SLICE"] if sliced else []), "COLUMN", "KIND", "STATUS", "SEVERITY"]
         header += ["METRIC", "VALUE", "BOUND", "THRESHOLD", "ROWS"]
         header += ["DRIFTED", "WORST WINDOW"] if several else []
-        ordered = sorted(self.found.items(), key=lambda item: (_place(item[1].worst), item[0]))
+        ordered = sorted(self.found.items(), key=lambda item: (place(item[1].worst), item[0]))
         rows = [
             [
                 *([named or "-"] if sliced else []),
@@ -76,7 +76,7 @@ class Drift:
         yield from aligned([header, *rows])
 
 
-def _place(one: dict[str, Any]) -> tuple[int, float]:
+def place(one: dict[str, Any]) -> tuple[int, float]:
     return _ORDER.index(one["status"]), -(one["effect"] or 0.0)
 
 

@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from monitors import files, portions
+    from monitors import file_page, files, portions
 
 Reference = Annotated[
     Path, typer.Argument(help="Parquet file or folder, CSV file or Delta table to compare with.")
@@ -46,6 +46,11 @@ Json = Annotated[
     typer.Option("--json", help="Write JSON there instead; - is standard output.", metavar="OUT"),
 ]
 
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", help="Also a report for a browser, one file.", metavar="OUT"),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add both commands."""
@@ -71,6 +76,7 @@ def drift(
         typer.Option(metavar="EXPR", help="Also each value of an expression; repeat it."),
     ] = None,
     json: Json = None,
+    html: Html = None,
 ) -> None:
     """How far the columns of files are from those of a reference, the worst first."""
     with _failures():
@@ -93,21 +99,26 @@ def drift(
             plan = file_profiles.Plan(*sides, columns, windowing, slicing, pool, seen)
             known = plan.of_reference()
             later.result()
-            from monitors import file_drift
+            from monitors import file_drift, file_report
 
+            report = file_report.Drift(_sides(reference, current), known) if html else None
             comparison = file_drift.Comparison.of(known, columns)
             found = (
-                entry
+                _reported(report, entry, window.measured)
                 for window in plan.of_windows()
                 for entry in comparison.entries(window, windowing)
             )
+            lines: list[str] = []
             if json is not None:
                 _write(json, known.rows, found)
-                return
-            summary = file_tables.Drift(known.rows)
-            for window in found:
-                summary.add(window)
-        print("\n".join(summary.lines()))
+            else:
+                summary = file_tables.Drift(known.rows)
+                for entry in found:
+                    summary.add(entry)
+                lines = list(summary.lines())
+        if html is not None and report is not None:
+            _write_page(html, report.page())
+        print("\n".join(lines), end="\n" if lines else "")
 
 
 def quality(
@@ -133,11 +144,12 @@ def quality(
     timestamp: Timestamp = None,
     granularity: Granularity = None,
     json: Json = None,
+    html: Html = None,
 ) -> None:
     """How good the answers in files are where labels are there, and are expected to be without."""
     with _failures():
         from capture import errors
-        from monitors import file_quality, file_tables, files
+        from monitors import file_quality, file_quality_report, file_tables, files
 
         if (labels is None) != (id is None):
             raise errors.InvalidParameter("--labels and --id belong together.")
@@ -160,12 +172,17 @@ def quality(
                 *sides, columns, kind, known_labels, windowing, pool, seen
             )
             known = plan.measured_reference()
-            found = plan.windows(known)
+            rows = known.counts.rows
+            report = file_quality_report.Quality(_sides(reference, current), kind, rows)
+            found = (_reported(report, window) for window in plan.windows(known))
+            lines: list[str] = []
             if json is not None:
-                _write(json, known.counts.rows, found)
-                return
-            lines = list(file_tables.quality(kind, known.counts.rows, found))
-        print("\n".join(lines))
+                _write(json, rows, found)
+            else:
+                lines = list(file_tables.quality(kind, rows, found))
+        if html is not None:
+            _write_page(html, report.page())
+        print("\n".join(lines), end="\n" if lines else "")
 
 
 @contextmanager
@@ -241,18 +258,43 @@ def _progress(sides: "tuple[files.Source, ...]") -> Iterator[Callable[[int], Non
         yield lambda rows: bar.advance(task, rows)
 
 
-def _write(path: Path, reference_rows: int, windows: Iterator[dict[str, Any]]) -> None:
-    """The whole JSON, a window at a time; a file appears only when it is complete."""
-    from capture import errors
+def _sides(reference: Path, current: list[Path]) -> tuple[str, str]:
+    """What both sides are called in a report."""
+    return str(reference), ", ".join(map(str, current))
 
+
+def _reported(report: Any, window: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """The window, once the report has taken it in."""
+    if report is not None:
+        report.add(window, *more)
+    return window
+
+
+def _write(path: Path, reference_rows: int, windows: Iterator[dict[str, Any]]) -> None:
+    """The whole JSON, a window at a time."""
     if str(path) == "-":
         _write_to(sys.stdout.buffer, reference_rows, windows)
         sys.stdout.buffer.flush()
         return
+    with _whole(path) as out:
+        _write_to(out, reference_rows, windows)
+
+
+def _write_page(path: Path, page: "file_page.Page") -> None:
+    with _whole(path) as out:
+        for part in page.written():
+            out.write(part.encode("utf-8", "replace"))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears when it is complete."""
+    from capture import errors
+
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as out:
-            _write_to(out, reference_rows, windows)
+            yield out
         part.replace(path)
     except OSError as error:
         raise errors.Unavailable(f"'{path}' cannot be written: {error.strerror}.") from None

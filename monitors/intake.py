@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import deltalake
+import numpy as np
 import orjson
 import polars as pl
 import pyarrow as pa
@@ -227,7 +228,8 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 class Labels:
-    """All labels of a recorded table, newest last, and which of them were seen by a moment."""
+    """All labels of a recorded table, and the rows that they were joined with: of every call only
+    the rows that are new and those whose labels are new are looked at."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -242,6 +244,9 @@ class Labels:
                 "label_time": TIME,
             }
         )
+        self.news = self.rows  # read since the last `join`
+        self.joined = 0  # rows of the last `join`
+        self.until: datetime | None = None
 
     @property
     def version(self) -> int:
@@ -262,19 +267,89 @@ class Labels:
             read_file(files, path, LABEL_COLUMNS).select(LABEL_COLUMNS) for path in sorted(new)
         ]
         parts = [part.with_columns(pl.col("label_time").cast(TIME)) for part in parts]
-        before = [self.rows] if kept else []
-        self.rows = pl.concat([*before, *parts], how="vertical_relaxed").sort(
-            "label_time", maintain_order=True
-        )
+        self.rows = pl.concat([*([self.rows] if kept else []), *parts], how="vertical_relaxed")
+        self.news = pl.concat([*([self.news] if kept else []), *parts], how="vertical_relaxed")
         self.files = present
         return True
 
-    def known_by(self, until: datetime) -> pl.DataFrame:
-        """Labels whose time has come, oldest first."""
-        return self.rows.filter(pl.col("label_time") <= until)
+    def join(self, rows: pl.DataFrame, until: datetime) -> tuple[pl.DataFrame, pl.Series]:
+        """The rows with `label` and `label_time` as they are known by `until`, and the times of the
+        rows whose label changed. Rows of the last call come first; the others, or all where the
+        label columns are missing, have no label yet. `until` never goes back."""
+        known = self.rows.filter(pl.col("label_time") <= until)
+        if "label_time" not in rows.columns:
+            joined = _labelled(rows, known)
+            times = joined.filter(pl.col("label_time").is_not_null())["__time"]
+        else:
+            at = self._touched(rows.head(self.joined), until)
+            joined, times = _updated(rows, self.joined, at, known)
+        self.news, self.joined, self.until = self.news.clear(), joined.height, until
+        return joined, times
+
+    def _touched(self, old: pl.DataFrame, until: datetime) -> pl.Series:
+        """Positions of the rows that may have another label than at the last `join`."""
+        since = [self.news.filter(pl.col("label_time") <= until)]
+        if self.until is not None and self.until < until:
+            later = pl.col("label_time").is_between(self.until, until, closed="right")
+            since.append(self.rows.filter(later))
+        fresh = pl.concat(since)
+        if fresh.is_empty() or old.is_empty():
+            return pl.Series(dtype=pl.UInt32)
+        return _any_id_in(old, fresh).arg_true()
 
 
-def with_labels(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+def _any_id_in(rows: pl.DataFrame, others: pl.DataFrame) -> pl.Series:
+    """Which rows share the request id or the client's id with one of the others."""
+    found = [
+        rows[key].is_in(others[key].drop_nulls().unique().implode()).fill_null(False)
+        for key in ("databricks_request_id", "client_request_id")
+    ]
+    return found[0] | found[1]
+
+
+def _labelled(rows: pl.DataFrame, known: pl.DataFrame, as_texts: bool = False) -> pl.DataFrame:
+    """Rows with their labels. known: in any order, of any rows."""
+    if known.height > rows.height:
+        known = known.filter(_any_id_in(known, rows))
+    return with_labels(rows, known.sort("label_time", maintain_order=True), as_texts)
+
+
+def _updated(
+    rows: pl.DataFrame, joined: int, at: pl.Series, known: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Rows of which the first `joined` have labels, those at some positions maybe others by now."""
+    old, new = rows.head(joined), rows.tail(rows.height - joined)
+    if new.is_empty() and at.is_empty():
+        return rows, pl.Series(dtype=TIME)
+    as_texts, as_numbers = (_has_labels(old, type_) for type_ in (pl.String, pl.Float64))
+    changing, new = (_labelled(part, known, as_texts) for part in (old[at], new))
+    if as_numbers and (_has_labels(changing, pl.String) or _has_labels(new, pl.String)):
+        whole = _labelled(rows, known)  # numbers so far, and now a text
+        changed = whole["label_time"].ne_missing(rows["label_time"])
+        return whole, whole.filter(changed)["__time"]
+    changed = changing["label_time"].ne_missing(old["label_time"][at])
+    arrived = new.filter(pl.col("label_time").is_not_null())
+    times = pl.concat([changing.filter(changed)["__time"], arrived["__time"]])
+    parts = [_replaced(old, at, changing), new.select(old.columns)]
+    return pl.concat(parts, how="vertical_relaxed"), times
+
+
+def _has_labels(rows: pl.DataFrame, type_: type[pl.DataType]) -> bool:
+    labels = rows["label"]
+    return labels.dtype == type_ and labels.null_count() < rows.height
+
+
+def _replaced(old: pl.DataFrame, at: pl.Series, changing: pl.DataFrame) -> pl.DataFrame:
+    """The rows with other labels at these positions."""
+    if at.is_empty():
+        return old
+    source = np.arange(old.height)
+    source[at.to_numpy()] = old.height + np.arange(changing.height)
+    both = [part.select("label", "label_time") for part in (old, changing)]
+    return old.with_columns(pl.concat(both, how="vertical_relaxed")[source])
+
+
+def with_labels(rows: pl.DataFrame, known: pl.DataFrame, as_texts: bool = False) -> pl.DataFrame:
     """Rows with `label` (number or text) and `label_time`: the newest label of each row, by request
     id, else by client request id, and row index. `known`: oldest first."""
     bare = rows.drop("label", "label_time", strict=False)
@@ -298,15 +373,15 @@ def with_labels(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
         for name in ("label", "time")
     }
     joined = joined.with_columns(pick["label"].alias("__text"), label_time=pick["time"])
-    label = scalars(joined["__text"]).alias("label")
+    label = scalars(joined["__text"], as_texts).alias("label")
     return joined.select(*bare.columns, label, "label_time")
 
 
-def scalars(texts: pl.Series) -> pl.Series:
-    """JSON scalars -> one column: numbers and booleans as double, else all as text."""
+def scalars(texts: pl.Series, as_texts: bool = False) -> pl.Series:
+    """JSON scalars -> one column: numbers and booleans as double, else, or if wanted, all texts."""
     distinct = texts.drop_nulls().unique().to_list()
     values = [_scalar(text) for text in distinct]
-    if all(isinstance(value, (int, float)) for value in values):  # bool is an int
+    if not as_texts and all(isinstance(value, (int, float)) for value in values):  # or bool
         mapped: list[Any] = [float(value) for value in values]
         return _mapped(texts, distinct, mapped, pl.Float64())
     mapped = [

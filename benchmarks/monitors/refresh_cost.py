@@ -71,15 +71,15 @@ class World:
         for day in range(self.days):
             self.add(day)
 
-    def add(self, day: int) -> None:
-        """One more day: one commit of one file."""
-        table = self.templates[day % TEMPLATES]
+    def add(self, day: int, rows: int | None = None) -> None:
+        """One more day, or some late rows of one: one commit of one file."""
+        table = self.templates[day % TEMPLATES][:rows]
         n = table.num_rows
         at = (START + day * DAY).timestamp() * 1e6 + np.arange(n) * (86_400e6 / n)
         times = pa.array(at.astype(np.int64), pa.timestamp("us", tz="UTC"))
         table = table.append_column("request_time", times)
         if self.recorded:
-            table = _recorded(table, day)
+            table = _recorded(table)
         deltalake.write_deltalake(self.uri(TABLE), table, mode="append")
 
     def refresh(self, until: datetime) -> float:
@@ -150,11 +150,11 @@ def _monitor(recorded: bool) -> dict[str, object]:
     return {**body, "inference_log": log}
 
 
-def _recorded(table: pa.Table, day: int) -> pa.Table:
+def _recorded(table: pa.Table) -> pa.Table:
     """With what an endpoint's rows have beside their values."""
     n = table.num_rows
     known = pl.select(
-        databricks_request_id=pl.format("{}-{}", pl.lit(day), pl.int_range(n)),
+        databricks_request_id=pl.format("{}-{}", pl.lit(time.time_ns()), pl.int_range(n)),
         row_index=pl.repeat(0, n, dtype=pl.Int32),
         client_request_id=pl.repeat(None, n, dtype=pl.String),
         served_entity_name=pl.format("v{}", 1 + pl.int_range(n) % 2),

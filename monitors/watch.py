@@ -334,16 +334,8 @@ class Watch:
         if not self.shape.recorded or not self.rows.height:
             return
         self.labels.look()
-        if self.label_version == self.labels.version and self.labels_until == moment:
-            return
-        before = self.rows
-        self.rows = intake.with_labels(before, self.labels.known_by(moment))
-        if "label_time" in before.columns:
-            changed = self.rows["label_time"].ne_missing(before["label_time"])
-            self._dirty_by_labels(self.rows.filter(changed)["__time"])
-        else:
-            self._dirty_by_labels(self.rows.filter(pl.col("label_time").is_not_null())["__time"])
-        self.label_version, self.labels_until = self.labels.version, moment
+        self.rows, changed = self.labels.join(self.rows, moment)
+        self._dirty_by_labels(changed)
 
     def _dirty_by_labels(self, times: pl.Series) -> None:
         for granularity in self.shape.granularities:

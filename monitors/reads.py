@@ -14,7 +14,18 @@ import polars as pl
 
 from capture import errors, names, query, reading
 from capture.settings import Settings
-from monitors import alert_state, alerts, baseline, intake, kept, profile, slices, tables, trials
+from monitors import (
+    alert_state,
+    alerts,
+    baseline,
+    intake,
+    kept,
+    mirrored,
+    profile,
+    slices,
+    tables,
+    trials,
+)
 
 MOST_DECISIONS = 1000
 BINS = 50
@@ -434,6 +445,7 @@ OPERATIONS: dict[str, Callable[[Settings, dict[str, Any]], Any]] = {
     "profiles": profiles,
     "quality": quality,
     "decisions": decisions,
+    "shadow_comparison": mirrored.comparison,
     "try_rule": try_rule,
 }
 

@@ -51,7 +51,6 @@ def test_a_paused_shadow_says_why_instead_of_a_verdict(opened: Any, provider: An
 
 
 def test_copying_begins_and_ends_with_a_button(opened: Any, provider: Any) -> None:
-    provider.modes["/shadow"] = "gone"
     app = opened("experiment")
     next(b for b in app.button if b.label == "Copy").click().run()
     assert provider.sent[-1] == (
@@ -59,7 +58,6 @@ def test_copying_begins_and_ends_with_a_button(opened: Any, provider: Any) -> No
         "/api/1.0/endpoints/flight-delay/shadow",
         {"served_entity": "v2", "sample_percentage": 100.0},
     )
-    provider.modes.clear()
     provider.overrides["/shadow"] = COPYING
     app = opened("experiment")
     next(b for b in app.button if b.label == "Copy no more").click().run()

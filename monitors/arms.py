@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from monitors import cells, policies
+from monitors import cells, formulas, policies
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -138,9 +138,9 @@ def _drawn(rows: pl.DataFrame, policy: policies.Policy, now: int) -> pl.DataFram
 
 
 def _needed(policy: policies.Policy) -> set[str]:
-    metrics = (policy.primary, *policy.guardrails, *policy.information)
-    chosen = {name for m in metrics for name in (m.score, m.value) if name is not None}
-    return chosen | set(policy.slices) | set(_USED)
+    metrics = policy.placed_metrics.values()
+    values = (name for m in metrics if m.value for name in formulas.names_in(m.value))
+    return {*values, *(m.score for m in metrics), *policy.slices, *_USED}
 
 
 def _roles(version: pl.Series, policy: policies.Policy) -> tuple[str | None, str | None]:

@@ -338,6 +338,11 @@ def guard_policy(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**policy_of(body), **overrides}
 
 
+def policies_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The policies of an experiment's looks."""
+    return [policy_of(body), *([guard_policy(body)] if body.get("guard") else [])]
+
+
 def _check_policy(policy: Mapping[str, Any], prefix: str) -> None:
     try:
         policies.Policy.parse(policy)

@@ -13,13 +13,23 @@ from typing import Any
 import orjson
 import polars as pl
 
-from monitors import contract, experiment_state, experiments, followed, intake, roles, tables
+from monitors import (
+    contract,
+    experiment_state,
+    experiments,
+    followed,
+    formulas,
+    intake,
+    roles,
+    tables,
+)
 
 VERSION = "served_entity_name"
 DELAYS_OVER = timedelta(days=30)
 FEWEST_DELAYS = 100
 DELAY_QUANTILE = 0.9
 MAIN, GUARD = "full", "guard"
+OWN = ("prediction", "score", "label", "label_time")  # there without being asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +54,11 @@ class Look:
 
 
 def rows_of(
-    rows: pl.DataFrame, who: roles.Roles, start: datetime | None, slices: Sequence[str]
+    rows: pl.DataFrame, who: roles.Roles, start: datetime | None, named: Sequence[str]
 ) -> pl.DataFrame:
     """What `experiments.evaluate` takes, of the rows that a monitor keeps (experiments.md,
-    "Input"). A request of several rows: an id per row, one unit."""
+    "Input"). A request of several rows: an id per row, one unit. `named`: columns of slices and
+    metrics."""
     chosen = rows.filter(pl.col(VERSION).is_in([who.champion, who.challenger]))
     if start is not None:
         chosen = chosen.filter(pl.col("__time") >= start)
@@ -68,10 +79,20 @@ def rows_of(
         # 400 is the contract's answer when a model raises; it is the model's error all the same.
         "error": pl.when(pl.col("error_source") == "model").then(True),
     }
-    for name in ("prediction", "score", "label", "label_time", *slices):
-        if name in chosen.columns and name not in columns:
-            columns[name] = pl.col(name)
+    for name, column in formulas.named((*OWN, *named), chosen.columns).items():
+        columns.setdefault(name, pl.col(column))
     return chosen.select(**columns)
+
+
+def columns_of(body: Mapping[str, Any]) -> list[str]:
+    """The columns that an experiment is cut by or measured with, at either look; names may differ
+    in case from those of the table."""
+    policies = [experiments.Policy.parse(one) for one in contract.policies_of(body)]
+    metrics = [metric for policy in policies for metric in policy.placed_metrics.values()]
+    values = [name for m in metrics if m.value for name in formulas.names_in(m.value)]
+    slices = [name for policy in policies for name in policy.slices]
+    named = dict.fromkeys([*slices, *values, *(metric.score for metric in metrics)])
+    return [name for name in named if name not in OWN]
 
 
 def _shares(splits: pl.Series, who: roles.Roles) -> pl.Series:
@@ -90,9 +111,10 @@ class _Pair:
     who: roles.Roles
     policy: Mapping[str, Any]
     start: datetime | None
+    named: Sequence[str]
 
     def prepared(self, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows_of(rows, self.who, self.start, self.policy.get("slices") or ())
+        return rows_of(rows, self.who, self.start, self.named)
 
 
 def looks(
@@ -110,10 +132,10 @@ def looks(
     start = _start(experiment, starts_at_receipt)
     found = roles.assign(experiment.body, rows, start)
     whole_hours = starts_at_receipt or not rows["row_index"].max()
-    judged = []
+    judged, named = [], columns_of(experiment.body)
     for who in found.pairs:
         policy = _policy(experiment, rows, who, found.started, start, moment, known)
-        pair = _Pair(who, policy, start)
+        pair = _Pair(who, policy, start, named)
         judged.append((pair, *_judge(experiment, pair, rows, moment, whole_hours, known)))
     chosen = experiments.choose([decision for _, _, decision in judged])
     return [

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from monitors import cells, policies
+from monitors import cells, formulas, policies
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,11 +62,20 @@ def sample(data: Rows, metric: policies.Metric) -> Sample:
     if metric.value is None and metric.kind == "binary":
         return _hits(data, metric, labelled)
     if metric.value is not None:
-        y = cells.numbers(data.column(metric.value, labelled))
+        y = _stated(data, metric.value, labelled)
     else:
         y = _losses(data, metric, labelled)
     there = np.isfinite(y)
     return Sample(labelled[there], y[there])
+
+
+def _stated(data: Rows, text: str, labelled: Ints) -> Floats:
+    """What a column, or else an expression, says of the labelled rows."""
+    names = dict.fromkeys(["label", *formulas.names_in(text)])
+    parts = [data.column(name, labelled).alias(name) for name in names]
+    # A text that is no column is an expression; a column that it names and nobody has is null.
+    there = [part for part in parts if part.name != text or part.dtype != pl.Null]
+    return formulas.values(text, pl.DataFrame(there))
 
 
 def _hits(data: Rows, metric: policies.Metric, labelled: Ints) -> Sample:

@@ -31,7 +31,8 @@ _OTHER_KEYS = (*_METRIC_KEYS, "quantile")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of a policy. mde and margin are positive and in the metric's own unit."""
+    """One metric of a policy. mde and margin are positive and in the metric's own unit; value: a
+    column, or an expression over columns (formulas.py)."""
 
     name: str
     kind: str
@@ -95,6 +96,14 @@ class Policy:
         return 500 if metric.kind == "continuous" else 100
 
     @property
+    def placed_metrics(self) -> dict[str, Metric]:
+        """Every metric by its place in the policy: `primary`, `guardrails[0]`."""
+        found = {"primary": self.primary}
+        for name, metrics in (("guardrails", self.guardrails), ("information", self.information)):
+            found |= {f"{name}[{number}]": metric for number, metric in enumerate(metrics)}
+        return found
+
+    @property
     def decisive_alpha(self) -> float:
         """The error budget of one comparison: challengers share it."""
         return self.alpha / self.challengers
@@ -138,7 +147,8 @@ def _metric(given: Any, where: str, keys: Collection[str], kinds: Collection[str
     value = _optional_text(given.get("value"), f"{where}.value")
     if kind == "continuous" and value is None and name not in LOSSES:
         raise ValueError(
-            f"{where}.value is missing: '{name}' is none of {', '.join(LOSSES)}; name its column."
+            f"{where}.value is missing: '{name}' is none of {', '.join(LOSSES)}; name its column, "
+            "or say in an expression what it is."
         )
     lower = name in LOSSES or kind in ("error_rate", "latency")
     direction = _or_default(given, "direction", "lower" if lower else "higher")

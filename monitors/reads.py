@@ -18,9 +18,11 @@ from monitors import (
     alert_state,
     alerts,
     baseline,
+    formulas,
     intake,
     kept,
     mirrored,
+    policies,
     profile,
     slices,
     tables,
@@ -83,6 +85,16 @@ def check_expressions(settings: Settings, arguments: dict[str, Any]) -> dict[str
         else:
             columns = [field.name for field in table.schema().fields]
         slices.parse([text], columns)
+    return {}
+
+
+def check_metrics(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Nothing, or InvalidParameter for a metric whose `value` cannot be computed from the table; a
+    table that comes later may have any column, and then the language alone is checked."""
+    metrics, name = policies.Policy.parse(arguments["policy"]).placed_metrics, arguments["table"]
+    table = tables.open_table(_uri(settings, name)) if name is not None else None
+    columns = None if table is None else dict(pl.scan_delta(table).collect_schema())
+    formulas.check(metrics, columns)
     return {}
 
 
@@ -441,6 +453,7 @@ OPERATIONS: dict[str, Callable[[Settings, dict[str, Any]], Any]] = {
     **query.OPERATIONS,
     "table_info": table_info,
     "check_expressions": check_expressions,
+    "check_metrics": check_metrics,
     "drift": drift,
     "profiles": profiles,
     "quality": quality,

@@ -125,7 +125,7 @@ class Rounds:
         experiment, rules = self._endpoint(monitor)
         known = self.refresher.watch_of(monitor)
         if experiment is not None:
-            known.keep_slices(experiment.body.get("slices") or ())
+            known.keep_slices(decisions.columns_of(experiment.body))
         known.troubles = []
         if not refresh.wait_for_unpacking(self.settings, known):
             known.troubles.append("The newest requests were not unpacked in time.")
@@ -244,7 +244,7 @@ class Rounds:
         if experiment is None:
             return
         known = self.refresher.watch_of(monitor)
-        known.keep_slices(experiment.body.get("slices") or ())
+        known.keep_slices(decisions.columns_of(experiment.body))
         moment = known.advance(None, watch.Progress(lambda _facts: None))
         looks = self._looks(known, experiment, moment)
         if not looks:

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from capture import database, errors, outbox
-from monitors import contract, experiment_state, routing_context, state
+from monitors import contract, experiment_state, policies, routing_context, state
 from monitors.routing_context import Context
 
 ENDPOINT = "/api/1.0/endpoints/{name}"
@@ -61,12 +61,28 @@ class Experiments:
             raise errors.DoesNotExist(f"Endpoint '{name}' has no experiment.")
         return found, table
 
-    def put(
+    async def put(
         self, request: Request, name: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
         """Begin a new experiment: the one before is over, and so are its latches."""
-        caller = self.context.access.require(request, name, "CAN_MANAGE")
+        table = await run_in_threadpool(self._manageable_table, request, name)
         body = contract.experiment(contract.body(raw))
+        for policy in contract.policies_of(body):
+            metrics = policies.Policy.parse(policy).placed_metrics.values()
+            if any(metric.value for metric in metrics):
+                # Asked of the reading child: what parses and computes is not loaded here.
+                asked = {"table": table, "policy": policy}
+                await self.context.reader.ask("check_metrics", asked, routing_context.READ_SECONDS)
+        return await run_in_threadpool(self._begin, request, name, body)
+
+    def _manageable_table(self, request: Request, name: str) -> str | None:
+        """The unpacked table of an endpoint that the caller may manage."""
+        self.context.access.require(request, name, "CAN_MANAGE")
+        with database.reading(self.context.engine) as connection:
+            return state.unpacked_table(connection, name)
+
+    def _begin(self, request: Request, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        caller = self.context.access.require(request, name, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
             experiment = experiment_state.begin_experiment(
                 connection, name, body, caller.user, routing_context.now_ms()

@@ -103,7 +103,10 @@ class Watch:
         until = self.intake.taken.until
         if until is None or self.shape.time_column is None:
             return
-        wanted = [*self.kept.manifest.kept_columns, self.shape.time_column, *self.slices]
+        folded = {name.casefold() for name in self.slices}
+        sliced = [name for name in self.columns if name.casefold() in folded]
+        known = self.kept.manifest.kept_columns
+        wanted = [*known, self.shape.time_column, *self.slices, *sliced]
         frames = [self._real(frame) for frame in self.intake.again(wanted, until)]
         self.rows = _joined(pl.DataFrame(), frames)
 
@@ -117,8 +120,9 @@ class Watch:
         self.dirty = Dirty(everything=True)
 
     def keep_slices(self, slices: Sequence[str]) -> None:
-        """Columns that an experiment is cut by stay in memory, too; read again if they did not."""
-        missing = set(slices) - set(self.rows.columns)
+        """Columns that an experiment is cut by or measured with, in any case, stay in memory, too;
+        read again, once, if they did not."""
+        missing = set(slices) - set(self.slices) - set(self.rows.columns)
         self.slices = tuple(dict.fromkeys([*self.slices, *slices]))
         if missing and self.rows.height:
             try:

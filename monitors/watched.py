@@ -168,8 +168,10 @@ def kept_columns(
     frame: pl.DataFrame, shape: Shape, columns: Mapping[str, Column], slices: Collection[str]
 ) -> list[str]:
     """Columns of each row that stay in memory: ids, answers, times, versions, and what explains a
-    failure: the categorical features. `slices`: columns that an experiment is cut by."""
-    wanted = {*shape.outputs, shape.model_id_col, shape.label_col, "__time", *slices}
+    failure: the categorical features. `slices`: columns that something is cut by or measured with,
+    in any case."""
+    wanted = {*shape.outputs, shape.model_id_col, shape.label_col, "__time"}
+    folded = {name.casefold() for name in slices}
     if shape.recorded:
         wanted.update(KEPT_FIXED)
         wanted.update(
@@ -177,4 +179,4 @@ def kept_columns(
             for name, column in columns.items()
             if column.kind == "categorical" or column.reason == HOLDS_TIMES
         )
-    return [name for name in frame.columns if name in wanted]
+    return [name for name in frame.columns if name in wanted or name.casefold() in folded]

@@ -388,6 +388,38 @@ def test_an_experiment_of_three_versions_shows_a_decision_per_challenger(server,
     assert shares == {"v1": 0, "v2": 25, "v3": 75}
 
 
+def test_an_experiment_may_be_decided_by_an_expression(server, lake):
+    server.call("POST", MONITOR, CONFIG)
+    lake.gateway.configure(v1=50, v2=50)
+    lake.write(lake.rows(MONDAY, 10, 1, split={"v1": 50, "v2": 50}))
+    loss = "CASE WHEN prediction = label THEN 0 ELSE DISTANCE END"
+    primary = {"name": "miles_off", "kind": "continuous", "direction": "lower", "mde": 50}
+    body = {**POLICY, "start_time": MONDAY.isoformat(), "primary": {**primary, "value": loss}}
+    refused = {**body, "primary": {**primary, "value": "distanze * 2"}}
+    assert (
+        "primary.value: Column 'distanze'"
+        in server.call("PUT", EXPERIMENT, refused, 400)["message"]
+    )
+    guard = {"window_hours": 2, "information": [{**primary, "value": "UPPER(carrier)"}]}
+    refused = server.call("PUT", EXPERIMENT, {**body, "guard": guard}, 400)["message"]
+    assert refused.startswith("information[0].value: 'UPPER(carrier)' gives String")
+    server.call("PUT", EXPERIMENT, body)
+    skill = {"v1": 0.1, "v2": 1.0}
+    frame = lake.rows(
+        MONDAY + timedelta(hours=1), 3000, 47, split={"v1": 50, "v2": 50}, skill=skill
+    )
+    lake.write(frame)
+    lake.label(frame)
+    lake.done(MONDAY + timedelta(hours=60))
+    [decision] = server.call("GET", EXPERIMENT)["decisions"]
+    found = decision["metrics"]["miles_off"]
+    assert decision["action"] == "promote" and found["effect"] < -50
+    lake.restart()  # the column is read again
+    lake.done(MONDAY + timedelta(hours=61))
+    [again] = server.call("GET", EXPERIMENT)["decisions"]
+    assert again["metrics"]["miles_off"] == found
+
+
 def test_a_ramp_is_planned_approved_and_resumed(server):
     server.call("GET", RAMP, status=404)
     planned = server.call("PUT", RAMP, {"challenger": "v2", "auto": False})

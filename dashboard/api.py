@@ -341,6 +341,27 @@ def refresh(client: Client, table: str) -> Json:
     return call(client, "POST", f"{MONITORS}/{_part(table)}/monitor/refreshes", json={})
 
 
+def report(client: Client, given: Json) -> Json:
+    """Ask for a report on a window; a job makes it."""
+    return call(client, "POST", f"{OURS}/reports", json=given)
+
+
+def job(client: Client, number: str) -> Json:
+    return call(client, "GET", f"{OURS}/jobs/{_part(number)}")
+
+
+def cancel_job(client: Client, number: str) -> Json:
+    return call(client, "POST", f"{OURS}/jobs/{_part(number)}/cancel", json={})
+
+
+def job_result(client: Client, number: str) -> bytes:
+    """The file that a job has made."""
+    response = send(client, "GET", f"{OURS}/jobs/{_part(number)}/result", timeout=120.0)
+    if response.is_success:
+        return response.content
+    raise refusal(response)
+
+
 # decide
 
 

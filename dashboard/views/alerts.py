@@ -111,6 +111,8 @@ def place(alert: api.Json) -> tuple[str, dict[str, str]]:
     query = {"endpoint": str(alert.get("endpoint"))}
     if alert.get("column"):
         query["column"] = str(alert["column"])
+    if page == "views/drift.py" and isinstance(alert.get("window"), list):
+        query["window"] = str(alert["window"][0])
     return page, query
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import api, charts, frame, shapes, watching, words
+from dashboard import api, charts, explaining, frame, shapes, watching, words
 
 MOST_WINDOWS, MOST_COLUMNS = 60, 40
 WITHIN, LEAST_P = 0.99, 0.001
@@ -164,6 +164,10 @@ def choose(
     left, right = st.columns(2)
     column = left.selectbox("Column", names, key="drift_column", on_change=_chose_column)
     having = [p for p in places if p in grid[column]] or places
+    linked = words.moment(st.query_params.pop("window", None))
+    for place in having if linked is not None else ():
+        if words.moment(windows[place][0]) == linked:
+            st.session_state["drift_window"] = place
     if st.session_state.get("drift_window") not in having:
         newest = newest_judged([grid[column]], having)
         st.session_state["drift_window"] = having[-1] if newest is None else newest
@@ -211,6 +215,7 @@ def detail(
     with right:
         st.markdown("**Distance over time**")
         over_time(column, cells, windows, places)
+    explaining.draw(table, window, frame.here().version)
 
 
 def judged(cell: api.Json) -> tuple[str, frame.Tint]:

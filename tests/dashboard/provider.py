@@ -632,6 +632,8 @@ class Provider:
             return 200, {"token": TOKEN, "user": "ann"}
         if last == "invocations":
             return 200, {"predictions": [0.73]}
+        if last == "reports":
+            return 200, {"job_id": "job-1"}
         if last in ("promote", "apply", "rollback"):
             number = 1 if last == "rollback" else 3
             split = SPLITS[0] if last == "rollback" else SPLITS[2]

@@ -133,6 +133,7 @@ def said_ready(settings: Settings, stop: threading.Event) -> Iterator[None]:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Commit until `stop`, then what is sealed by then."""
+    committer.keep_memory()
     one = committer.Committer(settings)
     child = Child()
     untold: list[committer.Committed] = []

@@ -5,6 +5,9 @@ transactions of all incarnations in the batch, unlink. What a table already has 
 version says so) is dropped; a segment is unlinked last, when each of its tables has its rows on
 disk. A table that fails holds back its own segments alone and is tried again, later and later; the
 order of its segments is kept, since a skipped one could never be committed.
+
+Of a backlog the next batch is read and decoded while this one is compressed and synced: nearly all
+of both is done outside of the interpreter's lock.
 """
 
 import errno
@@ -12,11 +15,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import pyarrow as pa
 
@@ -28,7 +32,7 @@ log = logline.logger(__name__)
 ADOPT_SECONDS = 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 STATUS_SECONDS = 0.25
-DECODERS = 2
+KEPT_MEMORY_MS = 1_000
 SORTED_BY = {"payload": "request_time", "labels": "received_time", "usage": "request_time"}
 
 
@@ -36,8 +40,8 @@ SORTED_BY = {"payload": "request_time", "labels": "received_time", "usage": "req
 class Limits:
     """How much is taken at once, and how much space is kept back to drain a full disk with."""
 
-    batch_rows: int = 256_000
-    batch_bytes: int = 256 << 20
+    batch_rows: int = 128_000  # a row group; two batches are in memory at a time
+    batch_bytes: int = 128 << 20
     reserve_bytes: int = 32 << 20  # two segments as Parquet, at worst
 
 
@@ -50,17 +54,16 @@ class Committed(NamedTuple):
     rows: int
 
 
-class _Read(NamedTuple):
-    """A segment of the batch, and blocks in its bytes."""
-
-    segment: wal.Sealed
-    data: pa.Buffer
-    blocks: list[blocks.Block]
-
-
 class _Key(NamedTuple):
     table: str
     kind: str
+
+
+class _Read(NamedTuple):
+    """A segment of the batch: its rows by table, or why they could not be decoded."""
+
+    segment: wal.Sealed
+    rows: dict[_Key, pa.Table | BaseException]
 
 
 @dataclass(slots=True)
@@ -81,18 +84,6 @@ class _Status:
     commit_version: int
 
 
-@dataclass(slots=True)
-class _Batch:
-    read: list[_Read]
-    by_table: dict[_Key, list[_Read]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for found in self.read:
-            for key in dict.fromkeys(_Key(block.table, block.kind) for block in found.blocks):
-                own = [b for b in found.blocks if (b.table, b.kind) == key]
-                self.by_table.setdefault(key, []).append(_Read(found.segment, found.data, own))
-
-
 class Committer:
     """The one committer of a data directory; whoever runs it holds `lock`."""
 
@@ -110,6 +101,8 @@ class Committer:
         self._left: dict[Path, set[_Key]] = {}  # segments read, and the tables they wait for
         self._sizes: dict[Path, int] = {}
         self._batch_bytes = limits.batch_bytes
+        self._ahead: Future[list[_Read]] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._adopt_at = self._status_at = 0.0
         self._reserve_at = 0.0
         self._status = _read_status(self.status_path)
@@ -166,15 +159,23 @@ class Committer:
         due = {key for key, failure in self._failures.items() if failure.next_try <= now}
         again = [s for s in segments if self._left.get(s.path, set()) & due]
         if again:
-            return self._commit(self._read(again), due)
-        batch = self._read(s for s in segments if s.path not in self._left)
-        return self._commit(batch, set(batch.by_table) - set(self._failures))
+            return self._commit(self._read(again, due), due)
+        fresh = [s for s in segments if s.path not in self._left]
+        ahead, self._ahead = self._ahead, None
+        batch = self._read(fresh) if ahead is None else ahead.result()
+        taken = {found.segment.path for found in batch}
+        behind = [s for s in fresh if s.path not in taken]
+        if batch and behind:
+            self._ahead = self._pool.submit(self._read, behind)
+        keys = {key for found in batch for key in found.rows}
+        return self._commit(batch, keys - self._failures.keys())
 
-    def _read(self, segments: Iterable[wal.Sealed]) -> _Batch:
-        """Segments in order until the batch is full; not beyond one that cannot be read."""
+    def _read(self, segments: Iterable[wal.Sealed], only: set[_Key] | None = None) -> list[_Read]:
+        """Segments in order until the batch is full; not beyond one that cannot be read. only: of
+        these tables. Any thread."""
         read: list[_Read] = []
         size = count = 0
-        stopped: set[Any] = set()
+        stopped: set[UUID] = set()
         for segment in segments:
             if segment.app_id in stopped:
                 continue
@@ -182,6 +183,8 @@ class Committer:
                 break
             try:
                 data = _content(segment.path)
+            except FileNotFoundError:
+                continue  # refused since it was listed
             except OSError as error:
                 log.error("segment_not_read", segment=segment.path.name, error=error.strerror)
                 stopped.add(segment.app_id)
@@ -189,10 +192,12 @@ class Committer:
             found = self._blocks(segment, data)
             if found is None:
                 continue
-            read.append(_Read(segment, data, found))
+            # Its bytes are given back before the next one's are asked for: new memory costs more
+            # than what is done in it.
+            read.append(_Read(segment, _decoded(data, found, only)))
             size += data.size
             count += sum(block.rows for block in found)
-        return _Batch(read)
+        return read
 
     def _blocks(self, segment: wal.Sealed, data: pa.Buffer) -> list[blocks.Block] | None:
         """Whole blocks of a segment; None if it is not what it says, and was set aside."""
@@ -216,10 +221,10 @@ class Committer:
 
     # -- committing
 
-    def _commit(self, batch: _Batch, keys: set[_Key]) -> list[Committed]:
+    def _commit(self, batch: list[_Read], keys: set[_Key]) -> list[Committed]:
         done: list[Committed] = []
         written: set[_Key] = set()
-        for key in sorted(keys & batch.by_table.keys()):
+        for key in sorted(keys):
             try:
                 committed = self._commit_table(batch, key)
             except (KeyboardInterrupt, SystemExit):
@@ -234,18 +239,22 @@ class Committer:
         self._recovered(written)
         return done
 
-    def _commit_table(self, batch: _Batch, key: _Key) -> Committed | None:
+    def _commit_table(self, batch: list[_Read], key: _Key) -> Committed | None:
         table = self._table(key)
-        wanted: list[_Read] = []
+        wanted: list[pa.Table] = []
         transactions: dict[str, int] = {}
-        for found in batch.by_table[key]:
+        for found in batch:
             app_id, sequence = str(found.segment.app_id), found.segment.sequence
-            if not table.is_committed(app_id, sequence):
-                wanted.append(found)
-                transactions[app_id] = max(sequence, transactions.get(app_id, 0))
+            if key not in found.rows or table.is_committed(app_id, sequence):
+                continue
+            decoded = found.rows[key]
+            if isinstance(decoded, BaseException):
+                raise decoded
+            wanted.append(decoded)
+            transactions[app_id] = max(sequence, transactions.get(app_id, 0))
         if not wanted:
             return None
-        table_rows = _decoded(wanted)
+        table_rows = pa.concat_tables(wanted)
         start = self._monotonic()
         commit_version = table.commit(table_rows, transactions)
         elapsed_ms = round((self._monotonic() - start) * 1000, 1)
@@ -262,11 +271,10 @@ class Committer:
             self._tables[key] = delta.open_or_create(path, schema, partition, time_column=order)
         return self._tables[key]
 
-    def _unlink(self, batch: _Batch, written: set[_Key]) -> None:
-        for found in batch.read:
+    def _unlink(self, batch: list[_Read], written: set[_Key]) -> None:
+        for found in batch:
             path = found.segment.path
-            tables = {_Key(block.table, block.kind) for block in found.blocks}
-            left = self._left.get(path, tables) - written
+            left = self._left.get(path, set(found.rows)) - written
             if left:
                 self._left[path] = left
                 continue
@@ -287,7 +295,7 @@ class Committer:
         log.error("commit_failed", table=key.table, error=message, retry_seconds=delay)
         if is_disk_full(error):
             # Small batches need little space and give some back: each unlinks what it committed.
-            self._batch_bytes = 1
+            self._batch_bytes, self._ahead = 1, None
             if wal.give_reserve(self._settings.wal_dir):
                 self._failures[key].next_try = self._monotonic()
 
@@ -345,17 +353,35 @@ class Committer:
         self._status_changed = False
 
 
-def _decoded(found: list[_Read]) -> pa.Table:
-    # Each segment alone: its arrays fit the processor's cache, those of all do not. Two at a time:
-    # a backlog is taken in faster, and nearly all of it is done outside of the interpreter's lock.
-    with ThreadPoolExecutor(DECODERS) as pool:
-        return pa.concat_tables(pool.map(lambda one: decoding.decode(one.data, one.blocks), found))
+def _decoded(
+    data: pa.Buffer, found: Iterable[blocks.Block], only: set[_Key] | None
+) -> dict[_Key, pa.Table | BaseException]:
+    by_table: dict[_Key, list[blocks.Block]] = {}
+    for block in found:
+        by_table.setdefault(_Key(block.table, block.kind), []).append(block)
+    decoded: dict[_Key, pa.Table | BaseException] = {}
+    for key in by_table.keys() if only is None else by_table.keys() & only:
+        try:
+            decoded[key] = decoding.decode(data, by_table[key])
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in committing: it is one table's failure
+            decoded[key] = error
+    return decoded
 
 
 def _content(path: Path) -> pa.Buffer:
     # Memory of Arrow's pool, which is used again: new pages would cost more than the reading.
     with pa.OSFile(str(path)) as file:
         return file.read_buffer()
+
+
+def keep_memory() -> None:
+    """Have this process keep Arrow's memory for a second before it is given back: to get new pages
+    for each segment costs a third of taking it in."""
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+        pa.jemalloc_set_decay_ms(KEPT_MEMORY_MS)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -127,6 +127,7 @@ def main() -> int:
     if given.job == "write":
         write(given.data_dir, given.count, given.mode)
         return 0
+    committer.keep_memory()
     missed = 0
     for mode, ratio in measure(given.rows, given.pairs).items():
         missed += ratio < BARS[mode]

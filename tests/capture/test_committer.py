@@ -205,6 +205,27 @@ def test_a_table_that_fails_holds_back_only_itself_and_recovers(settings: Settin
     assert status_after(one, settings, clock)["failing"] == {}
 
 
+def test_what_was_read_ahead_is_held_back_with_its_table(settings: Settings) -> None:
+    clock = Clock()
+    one = committer.Committer(settings, monotonic=clock, limits=committer.Limits(batch_rows=4))
+    in_the_way = delta.path_of(settings, OTHER)
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where the table should be")
+    small = settings.model_copy(update={"wal_seal_bytes": 1})
+    names = [f"{n}" for n in range(9)]
+    groups = [(table, "payload", [payload(n)]) for n in names for table in (TABLE, OTHER)]
+    write(small, *groups)
+    one.finish()
+    assert ids(settings, TABLE) == names
+    assert len(segments(settings)) == len(names)
+    in_the_way.unlink()
+    for _ in names:
+        clock.now += committer.LAST_RETRY_SECONDS
+        one.turn()
+    assert ids(settings, OTHER) == ids(settings, TABLE) == names
+    assert segments(settings) == []
+
+
 def status_after(one: committer.Committer, settings: Settings, clock: Clock) -> Any:
     clock.now += 1
     one.turn()

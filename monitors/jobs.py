@@ -34,7 +34,7 @@ COMMAND = (sys.executable, "-m", "monitors.jobs")
 NICENESS = 10
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 0.25
-CANCEL_SECONDS = 3.0  # to stop by itself; then it is killed
+CANCEL_SECONDS = 2.0  # to stop by itself; then it is killed
 KEPT_MS = 30 * 86_400_000
 # What the libraries of a job would otherwise send to their makers.
 QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}

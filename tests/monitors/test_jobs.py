@@ -95,34 +95,64 @@ def pids(office: Office, job_id: str) -> list[int]:
     return [int(pid) for pid in stage.split()[1:]] if stage.startswith("pids") else []
 
 
-def test_a_job_gives_its_result_and_its_file(office):
+def test_a_job_gives_its_result_and_file_and_is_forgotten_after_a_month(office):
     job_id = office.add("write", text="hello")
     assert office.get(job_id).state == "queued"
     found = office.done(job_id)
     assert (found.state, found.message) == ("succeeded", None)
     assert found.result == {"file": "text.html", "letters": 5}
-    assert (jobs.folder(office.settings, job_id) / "text.html").read_text() == "hello"
+    file = jobs.folder(office.settings, job_id) / "text.html"
+    assert file.read_text() == "hello"
     assert (found.stage, found.done, found.total) == ("writing", 5, 5)
     assert found.created_ms <= found.started_ms <= found.ended_ms
     assert not office.runner.run_next(threading.Event())
+    office.cancel(job_id)
+    office.runner.take_over()
+    office.runner.clean()
+    assert office.get(job_id) == found and file.exists()
+    with database.transaction(office.engine) as connection:
+        connection.execute(
+            job_state.jobs.update().values(ended_ms=found.ended_ms - jobs.KEPT_MS - 60_000)
+        )
+    office.runner.clean()
+    assert not file.exists()
+    with pytest.raises(errors.DoesNotExist):
+        office.get(job_id)
 
 
-def test_jobs_run_in_the_order_in_which_they_were_asked_for(office):
+def test_the_job_that_waits_longest_is_next_and_none_starts_twice(office):
     first = office.add("write", text="a")
     with database.transaction(office.engine) as connection:
         second = job_state.create(connection, "write", {"text": "b"}, None, None, "bob", 2)
-    assert office.done(first).state == "succeeded" and office.get(second).state == "queued"
-    assert office.done(second).state == "succeeded"
+        assert job_state.next_waiting(connection).id == first
+        assert job_state.start(connection, first, 3) and not job_state.start(connection, first, 3)
+        assert job_state.next_waiting(connection).id == second
 
 
 def test_a_refusal_is_told_and_a_fault_is_named(office):
     refused = office.done(office.add("refuse"))
     assert (refused.state, refused.message) == ("failed", "window: there are no rows.")
-    fault = office.done(office.add("write"))
-    assert fault.state == "failed" and "KeyError" in fault.message
-    assert not jobs.folder(office.settings, fault.id).exists()
+    assert not jobs.folder(office.settings, refused.id).exists()
     killed = office.done(office.add("die"))
     assert killed.state == "failed" and "SIGKILL" in killed.message
+    fault = office.add("write")
+    with database.transaction(office.engine) as connection:
+        job_state.start(connection, fault, 2)
+    jobs.KINDS["write"] = "tests.monitors.absent:run"
+    try:
+        assert jobs.run(office.settings, fault) == "failed"
+    finally:
+        del jobs.KINDS["write"]
+    assert "ModuleNotFoundError" in office.get(fault).message
+
+
+def test_what_belongs_to_a_deleted_endpoint_ends_and_is_not_shown_under_its_name(office):
+    waiting, other = office.add("write", text="a"), office.add("write", text="b")
+    with database.transaction(office.engine) as connection:
+        job_state.start(connection, other, 2)
+        job_state.forget_endpoint(connection, "delay", 3)
+    assert office.get(waiting).state == "cancelled" and office.get(other).cancel_requested
+    assert {office.get(waiting).endpoint, office.get(other).endpoint} == {""}
 
 
 def test_cancelling_ends_a_waiting_job_at_once_and_a_running_one_soon(office):
@@ -173,29 +203,6 @@ def test_a_killed_monitor_takes_its_job_along_and_the_next_one_tells_of_it(offic
     office.runner.take_over()
     assert office.get(job_id).state == "failed"
     assert office.get(job_id).message == jobs.MONITOR_ENDED
-
-
-def test_an_ended_job_stays_as_it_ended(office):
-    job_id = office.done(office.add("write", text="a")).id
-    office.cancel(job_id)
-    office.runner.take_over()
-    assert office.get(job_id).state == "succeeded"
-
-
-def test_old_jobs_are_forgotten_with_their_files(office):
-    old = office.done(office.add("write", text="a"))
-    new = office.done(office.add("write", text="b"))
-    with database.transaction(office.engine) as connection:
-        connection.execute(
-            job_state.jobs.update()
-            .where(job_state.jobs.c.id == old.id)
-            .values(ended_ms=old.ended_ms - jobs.KEPT_MS - 60_000)
-        )
-    office.runner.clean()
-    assert office.get(new.id).state == "succeeded"
-    with pytest.raises(errors.DoesNotExist):
-        office.get(old.id)
-    assert not jobs.folder(office.settings, old.id).exists()
 
 
 def test_a_queue_has_an_end(office):

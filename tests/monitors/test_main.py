@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from capture import database, names, outbox, sealing
-from monitors import alert_state, contract, delivery, experiment_state, state
+from monitors import alert_state, contract, delivery, experiment_state, job_state, state
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 TABLE = "main.flights.p_unpacked"
@@ -63,7 +63,7 @@ def ask(lake) -> int:
         return state.request_refresh(connection, TABLE, "MANUAL", None, 1)
 
 
-def test_the_process_refreshes_delivers_and_ends_when_told(lake):
+def test_the_process_refreshes_delivers_runs_jobs_and_ends_when_told(lake):
     lake.monitor()
     lake.write(lake.rows(MONDAY, 300))
     secret = sealing.encrypt(lake.settings, delivery.new_secret())
@@ -74,11 +74,21 @@ def test_the_process_refreshes_delivers_and_ends_when_told(lake):
     with database.transaction(lake.engine) as connection:
         alert_state.add_webhook(connection, hook)
         outbox.emit(connection, "endpoint.ready", {"endpoint": "delay"}, 1)
+        asked = {"table": TABLE, "window": ["2030-01-01", "2030-01-02"], "baseline": {}}
+        asked |= {"served_entity": None, "slice": None}
+        job_id = job_state.create(connection, "report", asked, "delay", TABLE, "ann", 1)
+
+    def job() -> job_state.Job:
+        with database.reading(lake.engine) as connection:
+            return job_state.get(connection, job_id)
+
     with process(lake) as running:
         wait_for(lambda: ready(lake) == running.pid)
         number = ask(lake)
         assert wait_for(lambda: ended(lake, number)).state == "SUCCESS"
         wait_for(lambda: [c for c in lake.gateway.calls if c[2]["type"] == "endpoint.ready"])
+        wait_for(lambda: job().ended_ms)
+        assert job().state == "failed" and "no rows" in job().message
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0
         assert ready(lake) is None

@@ -34,6 +34,15 @@ def done(lake, job_id: str) -> job_state.Job:
         return job_state.get(connection, job_id)
 
 
+def refusal(lake, job_id: str) -> str | None:
+    """What a report that cannot be made says; it ends before Evidently is loaded."""
+    with database.transaction(lake.engine) as connection:
+        job_state.start(connection, job_id, 2)
+    assert jobs.run(lake.settings, job_id) == "failed"
+    with database.reading(lake.engine) as connection:
+        return job_state.get(connection, job_id).message
+
+
 def test_a_report_shows_a_window_beside_its_baseline_and_runs_nothing_of_theirs(lake):
     lake.monitor(baseline_table_name="main.flights.p_baseline")
     lake.baseline(3000)
@@ -58,10 +67,12 @@ def test_a_report_without_rows_says_which_side_has_none(lake):
     lake.monitor(baseline_table_name="main.flights.p_baseline")
     lake.write(lake.rows(MONDAY, 300))
     later = [side.replace("2024", "2025") for side in WEEK]
-    empty = done(lake, job(lake, window=later))
-    assert (empty.state, empty.message) == ("failed", "window: the table has no rows in it.")
-    missing = done(lake, job(lake))
-    assert missing.state == "failed" and "does not exist" in missing.message
+    assert refusal(lake, job(lake, window=later)) == "window: the table has no rows in it."
+    assert "does not exist" in refusal(lake, job(lake))
+    before = {"kind": "previous", "windows": 1}
+    no_rows = "baseline: there are no rows to compare with."
+    assert refusal(lake, job(lake, baseline=before)) == no_rows
+    assert "no window before" in refusal(lake, job(lake, baseline=before, window=None))
 
 
 def test_a_sample_is_even_bounded_and_the_same_each_time(lake):

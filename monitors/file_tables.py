@@ -4,7 +4,7 @@ One line per column, the worst first; of several windows it shows the worst and 
 column drifted.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,8 @@ class Drift:
         yield from aligned([header, *rows])
 
 
-def place(one: dict[str, Any]) -> tuple[int, float]:
+def place(one: Mapping[str, Any]) -> tuple[int, float]:
+    """Ascending from the worst: drifted first, then by how far over the limit."""
     return _ORDER.index(one["status"]), -(one["effect"] or 0.0)
 
 

@@ -226,8 +226,10 @@ def _write(path: Path, sides: Sides, heading: str, progress: jobs.Progress) -> l
 
     progress.tell("comparing")
     known = DataDefinition(numerical_columns=sides.numeric, categorical_columns=sides.categorical)
+    columns = [*sides.numeric, *sides.categorical]
     preset = DataDriftPreset(
-        columns=[*sides.numeric, *sides.categorical],
+        columns=columns,
+        drift_share=1 / len(columns),  # by itself a page with drifted columns may say "no drift"
         num_method=NUMERIC_METHOD,
         num_threshold=THRESHOLD,
         cat_method=CATEGORICAL_METHOD,
@@ -254,6 +256,11 @@ def _drifted(found: Mapping[str, Any]) -> list[str]:
     return sorted((n for n, v in values.items() if v >= THRESHOLD), key=lambda n: (-values[n], n))
 
 
+def _spoken(moment: str | None) -> str:
+    """A time in UTC, to the minute."""
+    return "" if moment is None else datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M")
+
+
 def _heading(
     arguments: Mapping[str, Any], reference: report_rows.Sample, current: report_rows.Sample
 ) -> str:
@@ -266,11 +273,11 @@ def _heading(
     spec, window = arguments["baseline"], arguments["window"]
     said = {
         "training": f"table {spec.get('table')}",
-        "window": f"the rows from {spec.get('start')} to {spec.get('end')}",
+        "window": f"the rows {_spoken(spec.get('start'))} to {_spoken(spec.get('end'))}",
         "previous": "the window before",
         "rolling": f"the {spec.get('windows')} windows before",
     }[spec["kind"]]
-    where = "all rows" if window is None else f"{window[0]} to {window[1]}"
+    where = "all rows" if window is None else f"{_spoken(window[0])} to {_spoken(window[1])} UTC"
     of = "".join(
         f", {what} {shown}"
         for what, shown in (

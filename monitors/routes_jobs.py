@@ -66,7 +66,7 @@ class Jobs:
         asked = contract.parse(ReportRequest, contract.body(raw))
         monitor = routes_monitors.monitor_for(self.context, request, asked.table, "CAN_VIEW")
         caller = self.context.access.require(request, monitor.endpoint, "CAN_VIEW")
-        arguments = {
+        arguments: dict[str, Any] = {
             "table": monitor.table_name,
             "window": None if asked.window is None else _window(asked.window),
             "served_entity": asked.served_entity,

@@ -58,6 +58,8 @@ def test_a_report_shows_a_window_beside_its_baseline_and_runs_nothing_of_theirs(
     page = (jobs.folder(lake.settings, found.id) / found.result["file"]).read_text()
     assert HOSTILE not in page and "stolen" in page
     assert "1,200 rows" in page and "table main.flights.p_baseline" in page
+    assert "2024-01-01 00:00 to 2024-01-08 00:00 UTC" in page
+    assert "Dataset Drift is detected" in page
     # The page itself asks for nothing from outside.
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?https?:", page)
     assert "default-src 'none'" in page

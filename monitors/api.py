@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from monitors import (
     routes_alerts,
+    routes_data_quality,
     routes_experiments,
     routes_jobs,
     routes_monitors,
@@ -22,6 +23,7 @@ def router(context: routing_context.Context) -> APIRouter:
     assembled = APIRouter()
     for part in (
         routes_monitors.Monitors(context),
+        routes_data_quality.DataQuality(context),
         routes_monitors.Results(context),
         routes_experiments.Experiments(context),
         routes_experiments.Recommendations(context),

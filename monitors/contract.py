@@ -178,22 +178,28 @@ def monitor_config(given: Mapping[str, Any]) -> dict[str, Any]:
         raise errors.InvalidParameter(
             f"Give exactly one of {', '.join(PROFILE_TYPES)}; found: {', '.join(found) or 'none'}."
         )
-    _output_schema(config["output_schema_name"])
+    check_schema(config["output_schema_name"], "output_schema_name")
     if "baseline_table_name" in config:
-        names.table_name(config["baseline_table_name"])
+        _baseline_table(config["baseline_table_name"])
     if config.pop("custom_metrics", None):
         raise errors.NotImplementedHere("custom_metrics are not offered yet.")
     return config
 
 
-def _output_schema(name: str) -> None:
+def check_schema(name: str, field: str) -> None:
+    """Raises InvalidParameter for what is not `catalog.schema`."""
     parts = name.split(".")
     if len(parts) != 2:
-        raise errors.InvalidParameter(
-            f"output_schema_name: '{name[:200]}' is not of the form catalog.schema."
-        )
+        raise errors.InvalidParameter(f"{field}: '{name[:200]}' is not of the form catalog.schema.")
     for part in parts:
-        names.check_part(part, "output_schema_name")
+        names.check_part(part, field)
+
+
+def _baseline_table(name: str) -> None:
+    try:
+        names.table_name(name)
+    except errors.InvalidParameter as error:
+        raise errors.InvalidParameter(f"baseline_table_name: {error.message}") from None
 
 
 def updated_config(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,6 +229,11 @@ def reading_hints(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def dashboard_id(monitor: state.Monitor) -> str:
+    """The one that a caller has set, or the table's id: every monitor has pages of its own."""
+    return str(monitor.config.get("dashboard_id") or monitor.table_id.replace("-", ""))
+
+
 def monitor_info(monitor: state.Monitor) -> dict[str, Any]:
     """MonitorInfo of Databricks."""
     profile_table, drift_table = metric_tables(monitor.table_name, monitor.config)
@@ -232,6 +243,7 @@ def monitor_info(monitor: state.Monitor) -> dict[str, Any]:
         "monitor_version": monitor.monitor_version,
         "profile_metrics_table_name": profile_table,
         "drift_metrics_table_name": drift_table,
+        "dashboard_id": dashboard_id(monitor),
         **monitor.config,
     }
     if "schedule" in info:

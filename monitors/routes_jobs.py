@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from capture import database, errors
-from monitors import contract, job_state, jobs, routes_monitors, routing_context, state
+from monitors import contract, job_state, jobs, operations, routing_context, state
 from monitors.routing_context import Context
 
 JOBS = "/api/1.0/jobs"
@@ -64,7 +64,7 @@ class Jobs:
     ) -> dict[str, Any]:
         """Evidently's report on a window and its baseline, as a job. It holds counts, no rows."""
         asked = contract.parse(ReportRequest, contract.body(raw))
-        monitor = routes_monitors.monitor_for(self.context, request, asked.table, "CAN_VIEW")
+        monitor = operations.monitor_for(self.context, request, asked.table, "CAN_VIEW")
         caller = self.context.access.require(request, monitor.endpoint, "CAN_VIEW")
         arguments: dict[str, Any] = {
             "table": monitor.table_name,

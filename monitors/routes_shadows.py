@@ -1,6 +1,6 @@
 """`POST /api/1.0/endpoints/{name}/replay`: logged requests asked again of another version."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pydantic
@@ -13,6 +13,7 @@ from monitors.routing_context import Context
 
 PATH = "/api/1.0/endpoints/{name}/replay"
 DAY_MS = 86_400_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_REQUESTS = 10_000
 
 
@@ -43,8 +44,9 @@ class Replays:
         caller = self.context.access.require(request, name, "CAN_MANAGE")
         asked = contract.parse(ReplayRequest, contract.body(raw))
         now = routing_context.now_ms()
-        to = now if asked.to is None else _ms(contract.moment(asked.to, "to"))
-        start = to - DAY_MS if asked.from_ is None else _ms(contract.moment(asked.from_, "from"))
+        # Whole milliseconds that hold the time: down to the first, up to the last.
+        to = now if asked.to is None else -_ms(-_at(asked.to, "to"))
+        start = to - DAY_MS if asked.from_ is None else _ms(_at(asked.from_, "from"))
         if start >= to:
             raise errors.InvalidParameter(
                 f"from: {contract.rfc3339(start)} is not before {contract.rfc3339(to)}, its end."
@@ -67,5 +69,10 @@ class Replays:
         return {"job_id": job_id}
 
 
-def _ms(at: datetime) -> int:
-    return int(at.timestamp() * 1000)
+def _at(text: str, field: str) -> timedelta:
+    """A time, as long since 1970."""
+    return contract.moment(text, field) - EPOCH
+
+
+def _ms(since: timedelta) -> int:
+    return since // timedelta(milliseconds=1)

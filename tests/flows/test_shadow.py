@@ -5,6 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from capture import delta, names
 from capture.settings import Settings
 
+pytestmark = pytest.mark.slow
 TOKEN = "bootstrap-admin-token"
 OURS = "/api/1.0/endpoints/sums"
 QUERY = "/serving-endpoints/sums/invocations"
@@ -168,7 +170,7 @@ def test_a_replay_finds_the_agreement_and_leaves_no_row(server: Server, asked: l
     body = {
         "served_entity": "v2",
         "from": first.isoformat(),
-        "to": last.replace(microsecond=(last.microsecond + 1) % 1_000_000).isoformat(),
+        "to": (last + timedelta(microseconds=1)).isoformat(),
         "limit": REQUESTS,
     }
     before = server.unpacked().height

@@ -1,7 +1,7 @@
 """Recorded requests as series over time, and counted for usage.
 
 Read from the payload table, so a request counts once, however many rows it held. Shadow copies do
-not count: nobody waited for them.
+not count: nobody waited for them. Usage counts tracked requests as well that no record holds.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from capture import catalog, errors, filters, recorded, selection
+from capture import errors, filters, recorded, rows, selection
 from capture.settings import Settings
 
 MOST_POINTS = 2_000
@@ -35,6 +35,14 @@ DIMENSIONS = {
     "served_entity": pl.col("served_entity_name"),
     "user": pl.col("requester"),
     "day": pl.col("request_date"),
+}
+
+# Of each request that is counted for usage, beside its endpoint.
+COUNTED = {
+    **DIMENSIONS,
+    "id": pl.col("databricks_request_id"),
+    "failed": filters.FAILED,
+    "execution_ms": pl.col("execution_duration_ms"),
 }
 
 
@@ -161,40 +169,41 @@ def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, An
             raise errors.InvalidParameter(
                 f"by: '{name[:100]}' is not known; use endpoint, {', '.join(DIMENSIONS)}."
             )
-    only = arguments.get("endpoint") or None
-    parts = [
-        part
-        for one in selection.recorded_tables(settings)
-        if only in (None, one.endpoint_name)
-        and (part := _counted(settings, one, wanted, arguments)) is not None
-    ]
-    if not parts:
-        return []
-    # Two tables may be of one endpoint, if its record moved.
-    total = pl.concat(parts).group_by(wanted).agg(pl.col(*COUNTS, "execution_ms").sum())
-    return total.sort(wanted, nulls_last=True).to_dicts()
-
-
-def _counted(
-    settings: Settings,
-    table: catalog.RecordedTable,
-    wanted: list[str],
-    arguments: Mapping[str, Any],
-) -> pl.DataFrame | None:
     start, end = (
         filters.instant(arguments[name], name) if arguments.get(name) else None
         for name in ("from", "to")
     )
-    frame = _requests(settings, table.full_name, start, end)
-    if frame is None:
-        return None
-    known = {"endpoint": pl.lit(table.endpoint_name), **DIMENSIONS}
-    return (
-        frame.group_by(known[name].alias(name) for name in wanted)
+    only = arguments.get("endpoint") or None
+    parts = []
+    for one in selection.recorded_tables(settings):
+        frame = _requests(settings, one.full_name, start, end)
+        if frame is not None and only in (None, one.endpoint_name):
+            parts.append(frame.select(pl.lit(one.endpoint_name).alias("endpoint"), **COUNTED))
+    noted = recorded.scan(settings, rows.USAGE_TABLE, start, end)
+    if noted is not None:
+        noted = noted.filter(*recorded.within(start, end))
+        if only is not None:
+            noted = noted.filter(pl.col("endpoint_name") == only)
+        parts.append(_unrecorded(noted, parts))
+    if not parts:
+        return []
+    counted = (
+        pl.concat(parts)
+        .group_by(wanted)
         .agg(
             pl.len().cast(pl.Int64).alias("requests"),
-            filters.FAILED.sum().cast(pl.Int64).alias("errors"),
-            pl.col("execution_duration_ms").sum().alias("execution_ms"),
+            pl.col("failed").sum().cast(pl.Int64).alias("errors"),
+            pl.col("execution_ms").sum(),
         )
-        .collect()
     )
+    return counted.sort(wanted, nulls_last=True).collect().to_dicts()
+
+
+def _unrecorded(noted: pl.LazyFrame, parts: list[pl.LazyFrame]) -> pl.LazyFrame:
+    """Tracked requests that no record holds, as it is thinned or off. Of the others the record says
+    more: an answer of 400 may be the model's fault."""
+    without_source = noted.with_columns(pl.lit(None, pl.String).alias("error_source"))
+    counted = without_source.select(pl.col("endpoint_name").alias("endpoint"), **COUNTED)
+    for part in parts:
+        counted = counted.join(part.select("id"), on="id", how="anti")
+    return counted

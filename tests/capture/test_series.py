@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import deltalake
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -160,3 +161,34 @@ def test_usage_is_counted_by_what_one_asks_for(shop_settings):
     assert [(one["day"].isoformat(), one["requests"]) for one in later] == [("2024-03-01", 2)]
     with pytest.raises(errors.InvalidParameter, match="colour"):
         series.usage(shop_settings, {"by": "colour"})
+
+
+def test_usage_counts_what_a_thinned_record_lacks_and_nothing_twice(shop_settings):
+    write(shop_settings, {"after": 0, "status_code": 400, "error_source": "model"}, {"after": 1})
+    payload = names.table_path(shop_settings.tables_root, names.table_name(shop.TABLE))
+    kept = pl.read_delta(payload)["databricks_request_id"].to_list()
+    tracked = [
+        dict.fromkeys(rows.USAGE_SCHEMA.names)
+        | {
+            "request_date": shop.START.date(),
+            "databricks_request_id": request_id,
+            "request_time": shop.START,
+            "status_code": status,
+            "requester": "ann",
+            "request_streaming": False,
+            "endpoint_id": "e",
+            "endpoint_name": "shop",
+            "served_entity_name": "v1",
+            "execution_duration_ms": 4,
+        }
+        for request_id, status in [(kept[0], 400), (kept[1], 200), ("thin", 503), ("thinner", 200)]
+    ]
+    deltalake.write_deltalake(
+        names.table_path(shop_settings.tables_root, names.table_name(rows.USAGE_TABLE)),
+        pa.Table.from_pylist(tracked, schema=rows.USAGE_SCHEMA),
+        partition_by=["request_date"],
+    )
+    assert series.usage(shop_settings, {"by": "user"}) == [
+        {"user": "ann", "requests": 4, "errors": 2, "execution_ms": 16}
+    ]
+    assert series.usage(shop_settings, {"by": "user", "endpoint": "other"}) == []

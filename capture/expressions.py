@@ -41,6 +41,8 @@ def convert(tree: Node, leaf: Leaf) -> pl.Expr:
     or None; columns are for it alone. Raises InvalidParameter that names the node."""
 
     def walk(node: Node) -> pl.Expr:
+        if node is None:
+            raise errors.InvalidParameter(f"'{shown(tree)}' lacks an argument.")
         given = leaf(node)
         if given is not None:
             return given

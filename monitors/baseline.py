@@ -7,17 +7,31 @@ make windows differ without any drift.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
 from capture import errors
-from monitors import distances, intake, kept, profile, quality, slices, tables, watched, windows
+from monitors import (
+    custom_sums,
+    distances,
+    intake,
+    kept,
+    profile,
+    quality,
+    slices,
+    tables,
+    watched,
+    windows,
+)
+
+if TYPE_CHECKING:
+    from monitors import custom_metrics
 
 SMALLEST_WINDOW = 200
 MOST_WINDOWS = 400
@@ -41,6 +55,7 @@ class Baseline:
     problem: str | None = None
     by_slice: dict[slices.Slice, "Baseline"] = field(default_factory=dict)
     before: int = 0
+    sums: dict[custom_sums.Group, custom_sums.Sums] = field(default_factory=dict)
 
     def of(self, slice_: slices.Slice | None) -> "Baseline":
         """The part that a slice is compared with; nothing where it has none of its rows."""
@@ -80,8 +95,10 @@ def build(
     columns: Mapping[str, watched.Column],
     baseline_version: int,
     commit_version: int,
+    parts: Collection["custom_metrics.Part"] = (),
 ) -> Baseline:
-    """Profile the rows of a baseline once. `columns`: every watched column, decided already."""
+    """Profile the rows of a baseline once. `columns`: every watched column, decided already;
+    `parts`: of custom metrics."""
     made = Baseline(baseline_version, commit_version)
     if rows.is_empty():
         made.problem = "the baseline holds no rows"
@@ -94,10 +111,20 @@ def build(
     for version, part in versions.items():
         _profiles(made, version, part, shape, outputs)
     made.counts = _quality(rows, shape)
+    if parts:
+        ready = custom_sums.prepared(_with_truth(rows, shape), parts)
+        made.sums = custom_sums.measured(ready, ready.rows, shape.model_id_col)
     for slice_, part in _slices(rows, shape):
         whole = dataclasses.replace(shape, slicing_exprs=())
-        made.by_slice[slice_] = build(part, whole, columns, baseline_version, commit_version)
+        made.by_slice[slice_] = build(part, whole, columns, baseline_version, commit_version, parts)
     return made
+
+
+def _with_truth(rows: pl.DataFrame, shape: watched.Shape) -> pl.DataFrame:
+    """The labels of a recorded table are in column `label`, whatever its baseline calls them."""
+    if not shape.recorded or "label" in rows.columns or shape.label_col not in rows.columns:
+        return rows
+    return rows.with_columns(pl.col(shape.label_col).alias("label"))
 
 
 def _slices(
@@ -176,20 +203,27 @@ def _quality(rows: pl.DataFrame, shape: watched.Shape) -> quality.QualityCounts 
     return quality.summarise(frame, shape.problem)
 
 
-def save(folder: Path, made: Baseline, slicing_exprs: Sequence[str] = ()) -> None:
+def save(folder: Path, made: Baseline, shape: watched.Shape) -> None:
     """Keep a baseline for the next process, and for the one that draws histograms."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept.write_profiles(folder / kept.BASELINE_PROFILES, made.profiles)
-    for number, part in enumerate(made.by_slice.values()):
-        kept.write_profiles(folder / _slice_file(number), part.profiles)
+    for name, one in (
+        (kept.BASELINE_PROFILES, made),
+        *((_slice_file(number), part) for number, part in enumerate(made.by_slice.values())),
+    ):
+        kept.write_window(folder / name, kept.Window(one.profiles, one.sums))
     facts = {
         **_facts(made),
-        "slicing_exprs": list(slicing_exprs),
+        "shape": _shape(shape),
         "slices": [[*slice_, _facts(part)] for slice_, part in made.by_slice.items()],
     }
     kept.replace_file(
         folder / kept.BASELINE_FACTS, orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY)
     )
+
+
+def _shape(shape: watched.Shape) -> list[Any]:
+    """How the rows were cut and summed up."""
+    return [list(shape.slicing_exprs), [list(one) for one in shape.aggregates]]
 
 
 def _slice_file(number: int) -> str:
@@ -207,11 +241,11 @@ def _facts(made: Baseline) -> dict[str, Any]:
     }
 
 
-def load(folder: Path, slicing_exprs: Sequence[str] | None = None) -> Baseline | None:
-    """What `save` kept, if it can be read and was cut by these expressions; None: by any."""
+def load(folder: Path, shape: watched.Shape | None = None) -> Baseline | None:
+    """What `save` kept, if it can be read and was cut and summed up so; None: in any way."""
     try:
         facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
-        if slicing_exprs is not None and facts["slicing_exprs"] != list(slicing_exprs):
+        if shape is not None and facts["shape"] != _shape(shape):
             return None
         made = _read(facts, folder / kept.BASELINE_PROFILES)
         for number, (text, value, part) in enumerate(facts["slices"]):
@@ -221,15 +255,17 @@ def load(folder: Path, slicing_exprs: Sequence[str] | None = None) -> Baseline |
         return None
 
 
-def _read(facts: Mapping[str, Any], profiles: Path) -> Baseline:
+def _read(facts: Mapping[str, Any], path: Path) -> Baseline:
+    window = kept.read_window(path)
     return Baseline(
         facts["baseline_version"],
         facts["commit_version"],
-        kept.read_profiles(profiles),
+        window.profiles,
         {(v, c, g): value for v, c, g, value in facts["maxima"]},
         tuple(facts["versions"]),
         quality.from_dict(facts["quality"]) if facts["quality"] else None,
         facts["problem"],
+        sums=window.sums,
     )
 
 
@@ -240,11 +276,12 @@ def current(
     read: Callable[[], tuple[pl.DataFrame, int]],
     shape: watched.Shape,
     columns: dict[str, watched.Column],
+    parts: Collection["custom_metrics.Part"] = (),
 ) -> Baseline:
     """The baseline of a version: the one at hand, the one on disk, or a new one, which is profiled
     once. One that cannot be read is tried again at every call. A new one first decides on columns
     that were not seen yet: the centre of a histogram comes from the baseline."""
-    for known in (before, load(folder, shape.slicing_exprs)):
+    for known in (before, load(folder, shape)):
         fits = known is not None and known.baseline_version == baseline_version
         if known is not None and fits and known.problem is None:
             return known
@@ -253,7 +290,7 @@ def current(
     except (errors.DoesNotExist, errors.Unavailable) as error:
         return Baseline(baseline_version, -1, problem=error.message)
     columns.update(watched.choose(rows, shape, columns))
-    made = build(rows, shape, columns, baseline_version, commit_version)
+    made = build(rows, shape, columns, baseline_version, commit_version, parts)
     if made.problem is None:
-        save(folder, made, shape.slicing_exprs)
+        save(folder, made, shape)
     return made

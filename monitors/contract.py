@@ -19,6 +19,8 @@ PROFILE_TYPES = ("snapshot", "time_series", "inference_log")
 SERVICE_KEYS = ("start_time", "holdout_percentage", "guard")
 MAX_BODY_BYTES = 1 << 20
 MOST_SLICING_EXPRS = 20
+MOST_CUSTOM_METRICS = 100
+MOST_INPUT_COLUMNS = 200
 MOST_ROLLING_WINDOWS = 60
 
 
@@ -148,6 +150,23 @@ class DataClassification(Shape):
     enabled: bool | None = None
 
 
+class CustomMetric(Shape):
+    """What its definition may hold is checked where it is parsed (custom_metrics.py)."""
+
+    type: Literal[
+        "CUSTOM_METRIC_TYPE_AGGREGATE", "CUSTOM_METRIC_TYPE_DERIVED", "CUSTOM_METRIC_TYPE_DRIFT"
+    ]
+    name: str = pydantic.Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+    input_columns: list[str] = pydantic.Field(min_length=1, max_length=MOST_INPUT_COLUMNS)
+    definition: str
+    output_data_type: str
+
+    @pydantic.field_validator("input_columns")
+    @classmethod
+    def _once(cls, columns: list[str]) -> list[str]:
+        return list(dict.fromkeys(columns))
+
+
 class MonitorConfig(Shape):
     """Body of creating and updating a monitor."""
 
@@ -158,7 +177,9 @@ class MonitorConfig(Shape):
     inference_log: InferenceLog | None = None
     baseline_table_name: str | None = None
     slicing_exprs: list[str] | None = pydantic.Field(default=None, max_length=MOST_SLICING_EXPRS)
-    custom_metrics: list[dict[str, Any]] | None = None
+    custom_metrics: list[CustomMetric] | None = pydantic.Field(
+        default=None, max_length=MOST_CUSTOM_METRICS
+    )
     schedule: Schedule | None = None
     notifications: Notifications | None = None
     skip_builtin_dashboard: bool | None = None
@@ -181,8 +202,6 @@ def monitor_config(given: Mapping[str, Any]) -> dict[str, Any]:
     check_schema(config["output_schema_name"], "output_schema_name")
     if "baseline_table_name" in config:
         _baseline_table(config["baseline_table_name"])
-    if config.pop("custom_metrics", None):
-        raise errors.NotImplementedHere("custom_metrics are not offered yet.")
     return config
 
 

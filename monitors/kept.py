@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from capture.settings import Settings
-from monitors import intake, profile, slices, watched, windows
+from monitors import custom_sums, intake, profile, slices, watched, windows
 
 FORMAT = 1
 WINDOWS_IN_MEMORY = 64
@@ -88,6 +88,25 @@ class WindowKey(NamedTuple):
                 return f"the {other} from {day} {self.start:%H:%M}"
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is kept of the rows of a window: a profile per column, sums of custom metrics."""
+
+    profiles: dict[Group, Profile] = field(default_factory=dict)
+    sums: dict[custom_sums.Group, custom_sums.Sums] = field(default_factory=dict)
+
+
+NOTHING = Window()
+
+
+def merged(a: Window, b: Window) -> Window:
+    """What is kept of the rows of both."""
+    profiles = dict(a.profiles)
+    for group, more in b.profiles.items():
+        profiles[group] = profile.merge(profiles[group], more) if group in profiles else more
+    return Window(profiles, custom_sums.added(a.sums, b.sums))
+
+
 @dataclass(slots=True)
 class Manifest:
     """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
@@ -119,8 +138,8 @@ class Kept:
         fits = found is not None and found.fingerprint == fingerprint
         self.manifest = found if found is not None and fits else Manifest(fingerprint)
         self.outdated = found is not None and not fits  # of a configuration that is no more
-        self.memory: OrderedDict[WindowKey, dict[Group, Profile]] = OrderedDict()
-        self.changed: dict[WindowKey, dict[Group, Profile]] = {}
+        self.memory: OrderedDict[WindowKey, Window] = OrderedDict()
+        self.changed: dict[WindowKey, Window] = {}
         self.filled = {(version, column) for version, column in self.manifest.filled}
 
     def forget(self) -> None:
@@ -149,6 +168,11 @@ class Kept:
 
     def window(self, key: WindowKey) -> dict[Group, Profile] | None:
         """Profiles of a window, to be read only. Raises ReadAnew when its file is gone."""
+        found = self.whole(key)
+        return None if found is None else found.profiles
+
+    def whole(self, key: WindowKey) -> Window | None:
+        """All that is kept of a window, to be read only. Raises ReadAnew when its file is gone."""
         if key in self.changed:
             return self.changed[key]
         if key in self.memory:
@@ -158,13 +182,13 @@ class Kept:
         if name is None:
             return None
         try:
-            self._remember(key, read_profiles(self.folder / name))
+            self._remember(key, read_window(self.folder / name))
         except FileNotFoundError:
             raise intake.ReadAnew("a file of the monitor's own is gone") from None
         return self.memory[key]
 
-    def _remember(self, key: WindowKey, profiles: dict[Group, Profile]) -> None:
-        self.memory[key] = profiles
+    def _remember(self, key: WindowKey, window: Window) -> None:
+        self.memory[key] = window
         self.memory.move_to_end(key)
         while len(self.memory) > WINDOWS_IN_MEMORY:
             self.memory.popitem(last=False)
@@ -189,17 +213,13 @@ class Kept:
             shown[None, column] = functools.reduce(profile.merge, ones)
         return shown
 
-    def add(self, key: WindowKey, profiles: Mapping[Group, Profile]) -> None:
-        """Merge profiles of more rows into a window."""
-        if key not in self.changed:
-            self.changed[key] = dict(self.window(key) or {})
-        known = self.changed[key]
-        for group, more in profiles.items():
-            known[group] = profile.merge(known[group], more) if group in known else more
+    def add(self, key: WindowKey, more: Window) -> None:
+        """Merge what there is of more rows into a window."""
+        self.changed[key] = merged(self.whole(key) or NOTHING, more)
 
-    def replace(self, key: WindowKey, profiles: Mapping[Group, Profile]) -> None:
-        """The profiles of a window, whatever they were."""
-        self.changed[key] = dict(profiles)
+    def replace(self, key: WindowKey, window: Window) -> None:
+        """A window, whatever it was."""
+        self.changed[key] = window
 
     def drop(self, key: WindowKey) -> None:
         """A window that is no more."""
@@ -216,10 +236,11 @@ class Kept:
     ) -> None:
         """Make what was merged since the last save permanent."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for key, profiles in self.changed.items():
-            compacted = {group: profile.compact(one) for group, one in profiles.items()}
+        for key, window in self.changed.items():
+            profiles = {group: profile.compact(one) for group, one in window.profiles.items()}
+            compacted = Window(profiles, window.sums)
             name = f"window-{uuid.uuid4().hex}.zst"
-            write_profiles(self.folder / name, compacted)
+            write_window(self.folder / name, compacted)
             self.manifest.windows[key.text] = name
             self._remember(key, compacted)
         self.changed.clear()
@@ -288,22 +309,34 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def write_profiles(path: Path, profiles: Mapping[Group, Profile]) -> None:
-    """One file of profiles, compressed; complete or not there."""
-    rows = [[version, column, profile.to_dict(one)] for (version, column), one in profiles.items()]
+def write_window(path: Path, window: Window) -> None:
+    """One file of profiles and sums, compressed; complete or not there."""
+    rows = [
+        *([*group, profile.to_dict(one)] for group, one in window.profiles.items()),
+        *([*group, custom_sums.to_dict(one)] for group, one in window.sums.items()),
+    ]
     plain = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
     packed = pa.Codec("zstd", 1).compress(plain, asbytes=True)
     replace_file(path, len(plain).to_bytes(8, "little") + packed)
 
 
-def read_profiles(path: Path) -> dict[Group, Profile]:
-    """What `write_profiles` wrote."""
+def read_window(path: Path) -> Window:
+    """What `write_window` wrote."""
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
     plain = pa.Codec("zstd").decompress(data[8:], size, asbytes=True)
-    return {
-        (version, column): profile.from_dict(one) for version, column, one in orjson.loads(plain)
-    }
+    found = Window()
+    for version, name, one in orjson.loads(plain):
+        if one["kind"] == custom_sums.KIND:
+            found.sums[version, name] = custom_sums.from_dict(one)
+        else:
+            found.profiles[version, name] = profile.from_dict(one)
+    return found
+
+
+def read_profiles(path: Path) -> dict[Group, Profile]:
+    """The profiles of what `write_window` wrote."""
+    return read_window(path).profiles
 
 
 def replace_file(path: Path, data: bytes) -> None:

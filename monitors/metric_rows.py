@@ -1,12 +1,12 @@
 """Rows of the profile and drift metrics tables, under the documented names. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from monitors import comparisons, kept, profile, quality, slices, tables, watched
+from monitors import comparisons, fairness, kept, profile, quality, slices, tables, watched
 
 QUANTILES = 1000
 QUALITY_NAMES = {
@@ -43,13 +43,14 @@ def drift_key(key: kept.WindowKey) -> str:
     return tables.window_key(key.granularity, key.start, "drift", key.slice)
 
 
-def _group(
+def of_group(
     key: kept.WindowKey | None,
     version: str | None,
     origin: Origin,
     row_key: str,
     slice_: slices.Slice | None,
 ) -> dict[str, Any]:
+    """What every row says of its window and group. `key` None: of the baseline."""
     start, end = key.span if key else (None, None)
     expression, value = slice_ or (None, None)
     row: dict[str, Any] = {
@@ -74,12 +75,12 @@ def of_columns(
     columns: Mapping[str, watched.Column],
     origin: Origin,
     row_key: str,
-    slice_: slices.Slice | None = None,
+    slice_: slices.Slice | None,
 ) -> list[dict[str, Any]]:
     """A row per column and group. `key` None: the rows describe the baseline."""
     return [
         {
-            **_group(key, version, origin, row_key, slice_),
+            **of_group(key, version, origin, row_key, slice_),
             "column_name": name,
             "data_type": columns[name].data_type,
             **_profiled(one),
@@ -125,15 +126,18 @@ def _mean_length(one: profile.CategoricalProfile) -> float | None:
 
 
 def of_table(
-    key: kept.WindowKey,
+    key: kept.WindowKey | None,
     window: Mapping[kept.Group, kept.Profile],
     groups: Mapping[str | None, "TableGroup"],
     origin: Origin,
+    row_key: str,
+    slice_: slices.Slice | None,
 ) -> list[dict[str, Any]]:
-    """The whole-table row of each group: rows, filled columns, quality."""
+    """The whole-table row of each group: rows, filled columns, quality. `key` None: of the
+    baseline."""
     return [
         {
-            **_group(key, version, origin, table_key(key), key.slice),
+            **of_group(key, version, origin, row_key, slice_),
             "column_name": ":table",
             "count": group.rows,
             "non_null_columns": sorted(
@@ -154,6 +158,7 @@ class TableGroup:
     counts: quality.QualityCounts | None
     measured: Mapping[str, Mapping[str, Any]]
     estimated: Mapping[str, Mapping[str, Any]]
+    rates: Mapping[str, fairness.Rates] = field(default_factory=dict)
 
 
 def _quality(group: TableGroup) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def _quality(group: TableGroup) -> dict[str, Any]:
         row["f1_score"] = _struct(by_class.get("f1"))
         area = (group.measured.get("roc_auc") or {}).get("value")
         row["roc_auc_score"] = {"one_vs_all": None, "macro": area, "weighted": area}
-    return row
+    return row | {name: list(rates.items()) for name, rates in group.rates.items()}
 
 
 def _struct(one: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -192,20 +197,21 @@ def of_drift(
     origin: Origin,
 ) -> list[dict[str, Any]]:
     """A row per comparison."""
-    rows = []
-    for one in found:
-        against = one.drift_type == kept.BASELINE
-        rows.append(
-            {
-                **_group(one.key, one.version, origin, drift_key(one.key), one.key.slice),
-                "data_type": columns[one.column].data_type,
-                "window_cmp": _window(one.compared_with),
-                "baseline_version": origin.baseline_version if against else None,
-                **one.columns(),
-            }
-        )
-    return rows
+    return [
+        {
+            **of_group(one.key, one.version, origin, drift_key(one.key), one.key.slice),
+            "data_type": columns[one.column].data_type,
+            **compared(origin, one.drift_type, one.compared_with),
+            **one.columns(),
+        }
+        for one in found
+    ]
 
 
-def _window(span: Sequence[Any] | None) -> dict[str, Any] | None:
-    return None if span is None else {"start": span[0], "end": span[1]}
+def compared(origin: Origin, drift_type: str, span: Sequence[Any] | None) -> dict[str, Any]:
+    """What a row of the drift table says of the other side; span: None of a baseline."""
+    return {
+        "drift_type": drift_type,
+        "window_cmp": None if span is None else {"start": span[0], "end": span[1]},
+        "baseline_version": origin.baseline_version if drift_type == kept.BASELINE else None,
+    }

@@ -4,7 +4,6 @@ Order: metric tables, decisions and what follows from them, then what the monito
 refresh that dies in between is done again from what was kept, and replaces what it had written.
 """
 
-import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,13 +23,14 @@ from monitors import (
     comparisons,
     contract,
     facts,
+    groups,
     kept,
     metric_rows,
-    quality,
-    slices,
+    references,
     state,
     tables,
     watch,
+    window_rows,
     windows,
 )
 
@@ -105,8 +105,10 @@ class Refresher:
             found.part(key).compared[key] = cells[key]
         while len(cells) > CELLS_IN_MEMORY:
             cells.popitem(last=False)
+        twins = {key: groups.twin(known, key) for key in known.dirty.quality}
+        known.dirty.quality |= {twin for twin in twins.values() if twin is not None}
         for key in sorted(known.dirty.quality | set(also), key=str):
-            found.part(key).groups[key] = _groups(known, key)
+            found.part(key).groups[key] = groups.of_window(known, key)
         return found
 
     def write(
@@ -125,28 +127,25 @@ class Refresher:
             model_id_col=known.shape.model_id_col,
         )
         dirty = known.dirty
-        profile_table, drift_table = contract.metric_tables(monitor.table_name, monitor.config)
-        profiles: dict[str, list[dict[str, Any]]] = {}
-        for key in dirty.profiles:
-            row_key = metric_rows.columns_key(key)
-            window = known.kept.window(key) or {}
-            profiles[row_key] = metric_rows.of_columns(key, window, known.columns, origin, row_key)
-        for key in dirty.quality:
-            window = known.kept.window(key) or {}
-            profiles[metric_rows.table_key(key)] = metric_rows.of_table(
-                key, window, found.part(key).groups[key], origin
-            )
-        self._add_baseline(known, profiles, origin)
+        made = window_rows.WindowRows(
+            known,
+            origin,
+            lambda key: found.part(key).groups.get(key) or groups.of_window(known, key),
+        )
+        profiles = {metric_rows.columns_key(key): made.columns(key) for key in dirty.profiles}
+        profiles |= {metric_rows.table_key(key): made.table(key) for key in dirty.quality}
+        self._add_baseline(known, profiles, made)
         drift = {
-            metric_rows.drift_key(key): metric_rows.of_drift(cells, known.columns, origin)
+            metric_rows.drift_key(key): made.drift(key, cells)
             for part in (found, found.sliced)
             if part is not None
             for key, cells in part.compared.items()
-            if key in dirty.profiles or any(k in dirty.profiles for k in _before(known, key))
+            if key in dirty.profiles
+            or any(k in dirty.profiles for k in references.before(known, key))
         }
-        for name, schema, rows in (
-            (profile_table, tables.profile_schema(origin.model_id_col), profiles),
-            (drift_table, tables.drift_schema(origin.model_id_col), drift),
+        names_of = contract.metric_tables(monitor.table_name, monitor.config)
+        for name, schema, rows in zip(
+            names_of, window_rows.schemas(known), (profiles, drift), strict=True
         ):
             uri = names.table_path(self.settings.tables_root, names.table_name(name))
             tables.replace_windows(
@@ -154,7 +153,10 @@ class Refresher:
             )
 
     def _add_baseline(
-        self, known: watch.Watch, rows: dict[str, list[dict[str, Any]]], origin: metric_rows.Origin
+        self,
+        known: watch.Watch,
+        rows: dict[str, list[dict[str, Any]]],
+        made: window_rows.WindowRows,
     ) -> None:
         """Rows of the baseline, with the first windows that are compared with it."""
         reference = known.baseline
@@ -169,9 +171,7 @@ class Refresher:
         rows[row_key] = [
             row
             for slice_ in (None, *reference.by_slice)
-            for row in metric_rows.of_columns(
-                None, reference.of(slice_).profiles, known.columns, origin, row_key, slice_
-            )
+            for row in made.of_baseline(reference, row_key, slice_)
         ]
 
     # --- judging -----------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def _window_facts(
             continue
         yield from facts.quality(key, found.groups[key], wanted)
         if wanted & {"error_rate", "p99_ms"} and finest is not None and key.granularity == finest:
-            rows = _rows_of(known, key)
+            rows = known.rows_in(key)
             yield from facts.serving(key, rows, known.shape, known.columns, wanted, versions)
 
 
@@ -300,100 +300,20 @@ def _next(known: watch.Watch, key: kept.WindowKey, reach: int) -> list[kept.Wind
     return found
 
 
-def _before(known: watch.Watch, key: kept.WindowKey) -> list[kept.WindowKey]:
-    """The windows right before this one that it is compared with."""
-    found = []
-    for _ in range(max(1, known.baseline.before if known.baseline is not None else 1)):
-        if key.granularity is None:
-            break
-        key = key.previous
-        found.append(key)
-    return found
-
-
-def _reference(known: watch.Watch, key: kept.WindowKey) -> baseline.Baseline | None:
-    """The baseline as a window meets it."""
-    if known.baseline is None or not known.baseline.before:
-        return known.baseline
-    parts = [known.kept.judged(other) or {} for other in _before(known, key)]
-    made = baseline.of_windows(known.baseline, parts)
-    return made if key.slice is None else dataclasses.replace(made, by_slice={key.slice: made})
-
-
 def _compared(known: watch.Watch, key: kept.WindowKey) -> list[comparisons.Comparison]:
     window = known.kept.judged(key) or {}
     window = {g: one for g, one in window.items() if known.columns[g[1]].watched}
     found: list[comparisons.Comparison] = []
-    reference = _reference(known, key)
+    reference = references.of_baseline(known, key)
     if reference is not None and reference.profiles:
         found += comparisons.with_baseline(key, window, reference, known.shape, known.columns)
-    if key.granularity is None:
-        earlier = [other for other in known.kept.keys(None, key.slice) if other < key]
-        before = earlier[-1] if earlier else None
-    else:
-        before = key.previous
+    before = references.previous(known, key)
     previous = known.kept.judged(before) if before is not None else None
     if before is not None and previous is not None:
         found += comparisons.with_previous(
             key, window, before, previous, known.shape, known.columns
         )
     return found
-
-
-def _rows_of(known: watch.Watch, key: kept.WindowKey) -> pl.DataFrame:
-    """Judged rows of a window."""
-    if not known.rows.width:
-        return known.rows
-    start, end = key.span
-    rows = known.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
-    if key.slice is None:
-        return rows
-    text, value = key.slice
-    return rows.filter(slices.labels(rows, slices.parse([text], rows.columns))[text] == value)
-
-
-def _groups(known: watch.Watch, key: kept.WindowKey) -> dict[str | None, metric_rows.TableGroup]:
-    """The window as a whole and per version."""
-    shape = known.shape
-    if shape.time_column is None:
-        window = known.kept.window(key) or {}
-        n = max((one.rows for (version, _), one in window.items() if version is None), default=0)
-        return {None: metric_rows.TableGroup(n, None, {}, {})}
-    rows = _rows_of(known, key)
-    parts: dict[str | None, pl.DataFrame] = {None: rows}
-    model = shape.model_id_col
-    if model is not None and model in rows.columns:
-        for (version,), part in rows.partition_by(model, as_dict=True).items():
-            if version is not None:
-                parts[str(version)] = part
-    return {version: _group(known, part, key.slice) for version, part in parts.items()}
-
-
-def _group(
-    known: watch.Watch, rows: pl.DataFrame, slice_: slices.Slice | None
-) -> metric_rows.TableGroup:
-    shape = known.shape
-    label = "label" if shape.recorded else shape.label_col
-    if shape.problem is None or label not in rows.columns:
-        return metric_rows.TableGroup(rows.height, None, {}, {})
-    renamed = {
-        label: "label",
-        shape.prediction_col: "prediction",
-        shape.score_col: "score",
-        "__time": "request_time",
-    }
-    frame = rows.select(
-        *(pl.col(old).alias(new) for old, new in renamed.items() if old in rows.columns),
-        *(["label_time"] if "label_time" in rows.columns else []),
-    )
-    if "prediction" not in frame.columns:
-        return metric_rows.TableGroup(rows.height, None, {}, {})
-    counts = quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
-    estimated: Mapping[str, Mapping[str, Any]] = {}
-    reference = known.baseline.of(slice_).counts if known.baseline is not None else None
-    if reference is not None and shape.problem == "classification":
-        estimated = quality.estimated(reference, counts)
-    return metric_rows.TableGroup(rows.height, counts, quality.metrics(counts), estimated)
 
 
 def _finest(granularities: Iterable[str]) -> str:

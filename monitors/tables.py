@@ -28,9 +28,10 @@ from capture import errors
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 WINDOW = pa.struct([("start", TIMESTAMP), ("end", TIMESTAMP)])
+RATES = pa.map_(pa.string(), pa.float64())
 BY_CLASS = pa.struct(
     [
-        ("one_vs_all", pa.map_(pa.string(), pa.float64())),
+        ("one_vs_all", RATES),
         ("macro", pa.float64()),
         ("weighted", pa.float64()),
     ]
@@ -42,6 +43,7 @@ APPEND_ONLY = {"delta.appendOnly": "true"}  # these are compacted by `capture.ma
 RETENTION_HOURS = 168
 ATTEMPTS = 5
 UNTOUCHED = object()
+Fields = Sequence[tuple[str, pa.DataType]]
 OWN_FILE = re.compile(r"([0-9a-f]{16})-[0-9a-f-]{36}\.zstd\.parquet")
 
 _GROUP: list[tuple[str, pa.DataType]] = [
@@ -87,6 +89,10 @@ _PROFILE: list[tuple[str, pa.DataType]] = [
     ("f1_score", BY_CLASS),
     ("roc_auc_score", BY_CLASS),
     ("log_loss", pa.float64()),
+    ("predictive_parity", RATES),
+    ("predictive_equality", RATES),
+    ("equal_opportunity", RATES),
+    ("statistical_parity", RATES),
     ("mean_squared_error", pa.float64()),
     ("root_mean_squared_error", pa.float64()),
     ("mean_average_error", pa.float64()),
@@ -114,12 +120,13 @@ _DRIFT: list[tuple[str, pa.DataType]] = [
 _OURS: list[tuple[str, pa.DataType]] = [(KEY, pa.string()), ("refresh_id", pa.int64())]
 
 
-def profile_schema(model_id_col: str | None) -> pa.Schema:
-    """Columns of `<table>_profile_metrics`; `quality`: JSON, metrics with their intervals."""
-    return _schema(model_id_col, _PROFILE, [("quality", pa.string())])
+def profile_schema(model_id_col: str | None, custom: Fields = ()) -> pa.Schema:
+    """Columns of `<table>_profile_metrics`; `quality`: JSON, metrics with their intervals;
+    `custom`: metrics of the user's own."""
+    return _schema(model_id_col, _PROFILE, [("quality", pa.string()), *custom])
 
 
-def drift_schema(model_id_col: str | None) -> pa.Schema:
+def drift_schema(model_id_col: str | None, custom: Fields = ()) -> pa.Schema:
     """Columns of `<table>_drift_metrics`; ours say whether the column drifted, and why. `bound` is
     that of the deciding `metric`, `bounds` JSON of all: metric -> how far off its value may be."""
     judged: list[tuple[str, pa.DataType]] = [
@@ -139,6 +146,7 @@ def drift_schema(model_id_col: str | None) -> pa.Schema:
         ("null_share", pa.float64()),
         ("null_share_baseline", pa.float64()),
         ("text", pa.string()),
+        *custom,
     ]
     return _schema(model_id_col, _DRIFT, judged)
 

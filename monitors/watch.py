@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
@@ -16,7 +17,20 @@ import sqlalchemy as sa
 
 from capture import errors, logline, names
 from capture.settings import Settings
-from monitors import baseline, intake, kept, profile, slices, state, watched, windows
+from monitors import (
+    baseline,
+    custom_sums,
+    intake,
+    kept,
+    profile,
+    slices,
+    state,
+    watched,
+    windows,
+)
+
+if TYPE_CHECKING:
+    from monitors import custom_metrics
 
 log = logline.logger(__name__)
 
@@ -59,6 +73,8 @@ class Watch:
         self.folder = kept.folder_of(settings, monitor.table_id)
         self.shape = watched.Shape.of(monitor.config, recorded)
         self.fingerprint = _fingerprint(self.shape)
+        self.specs = monitor.config.get("custom_metrics") or []
+        self.metrics = _metrics(monitor.config, recorded)
         self.slices: tuple[str, ...] = ()
         self.baseline: baseline.Baseline | None = None
         self.kept = kept.Kept(self.folder, self.fingerprint)
@@ -77,7 +93,8 @@ class Watch:
 
     def fits(self, monitor: state.Monitor, recorded: bool) -> bool:
         """Does the monitor still mean what this was opened for?"""
-        return _fingerprint(watched.Shape.of(monitor.config, recorded)) == self.fingerprint
+        same = (monitor.config.get("custom_metrics") or []) == self.specs
+        return same and _fingerprint(watched.Shape.of(monitor.config, recorded)) == self.fingerprint
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -105,8 +122,9 @@ class Watch:
             return
         folded = {name.casefold() for name in self.slices}
         sliced = [name for name in self.columns if name.casefold() in folded]
-        known = self.kept.manifest.kept_columns
-        wanted = [*known, self.shape.time_column, *self.slices, *sliced]
+        wanted = [
+            *self.kept.manifest.kept_columns, self.shape.time_column, *self.slices, *sliced
+        ]  # fmt: skip
         frames = [self._real(frame) for frame in self.intake.again(wanted, until)]
         self.rows = _joined(pl.DataFrame(), frames)
 
@@ -148,6 +166,7 @@ class Watch:
             lambda: self._baseline_rows(found),
             self.shape,
             self.columns,
+            self.metrics.parts.values() if self.metrics else (),
         )
 
     def _baseline_rows(self, found: state.Baseline) -> tuple[pl.DataFrame, int]:
@@ -213,16 +232,53 @@ class Watch:
             return
         self.columns.update(watched.choose(frame, self.shape, self.columns))
         sliced = self._sliced(frame)
-        by = [*self.slices, *slices.columns_of(sliced)]
+        truth = self.metrics.truth_columns if self.metrics else []
+        by = [*self.slices, *slices.columns_of(sliced), *truth]
         keep = watched.kept_columns(frame, self.shape, self.columns, by)
         if self.shape.time_column is not None:
             self.rows = _joined(self.rows, [frame.select(keep)])
         self.label_version = -1  # the new rows have no labels yet
-        for whole, rows in self._windows(frame, moment):
+        ready = self._prepared(frame, late=False)
+        for whole, rows in self._windows(ready.rows, moment):
             for key, part in [(whole, rows), *self._slices(whole, rows, sliced)]:
-                self.kept.add(key, self._profiles(part))
+                sums = custom_sums.measured(ready, part, self.shape.model_id_col)
+                self.kept.add(key, kept.Window(self._profiles(part), sums))
                 self.dirty.profiles.add(key)
                 self.dirty.quality.add(key)
+
+    def _prepared(self, frame: pl.DataFrame, late: bool) -> custom_sums.Prepared:
+        """Rows with the parts of custom metrics, of those alone that wait for labels or do not."""
+        if self.metrics is None:
+            return custom_sums.Prepared(frame, {}, {})
+        parts = [p for key, p in self.metrics.parts.items() if (key in self.metrics.late) == late]
+        ready = custom_sums.prepared(frame, parts)
+        for key, reason in ready.broken.items():
+            trouble = f"Custom metrics with '{key[:100]}' cannot be computed: {reason}"
+            if trouble not in self.troubles:
+                self.troubles.append(trouble)
+        return ready
+
+    def rows_in(self, key: kept.WindowKey) -> pl.DataFrame:
+        """Rows in memory of a window."""
+        if not self.rows.width:
+            return self.rows
+        start, end = key.span
+        rows = self.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
+        if key.slice is None:
+            return rows
+        text, value = key.slice
+        return rows.filter(slices.labels(rows, slices.parse([text], rows.columns))[text] == value)
+
+    def sums(self, key: kept.WindowKey) -> dict[custom_sums.Group, custom_sums.Sums]:
+        """Sums of custom metrics over a window, with its labels as they are now."""
+        found = dict((self.kept.whole(key) or kept.NOTHING).sums)
+        if self.metrics is not None and self.metrics.late and key.granularity is not None:
+            rows = self.rows_in(key)
+            if "label" in rows.columns and rows["label"].null_count() == rows.height:
+                rows = rows.with_columns(pl.lit(None).alias("label"))  # of any type
+            ready = self._prepared(rows, late=True)
+            found |= custom_sums.measured(ready, ready.rows, self.shape.model_id_col)
+        return found
 
     def _sliced(self, frame: pl.DataFrame) -> dict[str, pl.Expr]:
         """The slicing expressions that can be told of these rows. The values that count are those
@@ -316,13 +372,13 @@ class Watch:
     def _snapshot_of(self, slice_: slices.Slice | None, moment: datetime) -> None:
         fresh = kept.WindowKey(None, datetime.max.replace(tzinfo=UTC), slice_)
         known = [key for key in self.kept.keys(None, slice_) if key != fresh]
-        total = dict(self.kept.window(known[-1]) or {}) if known else {}
-        for group, more in (self.kept.window(fresh) or {}).items():
-            total[group] = profile.merge(total[group], more) if group in total else more
+        before = self.kept.whole(known[-1]) if known else None
+        more = self.kept.whole(fresh)
+        total = kept.merged(before or kept.NOTHING, more or kept.NOTHING)
         self.kept.drop(fresh)
         self.dirty.profiles.discard(fresh)
         self.dirty.quality.discard(fresh)
-        if not total:
+        if not total.profiles:
             return
         key = kept.WindowKey(None, moment, slice_)
         self.kept.replace(key, total)
@@ -344,8 +400,13 @@ class Watch:
     def _dirty_by_labels(self, times: pl.Series) -> None:
         for granularity in self.shape.granularities:
             for start in windows.assign(times, granularity).unique().drop_nulls().to_list():
-                self.dirty.quality.add(kept.WindowKey(granularity, start))
-                self.dirty.quality.update(self.kept.slices_of(granularity, start))
+                touched = {
+                    kept.WindowKey(granularity, start),
+                    *self.kept.slices_of(granularity, start),
+                }
+                self.dirty.quality |= touched
+                if self.metrics is not None and self.metrics.follow_labels:
+                    self.dirty.profiles |= touched
 
     # --- the end of a refresh ----------------------------------------------------------------
 
@@ -372,6 +433,16 @@ def _joined(rows: pl.DataFrame, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         return rows
     joined = pl.concat(parts, how="diagonal_relaxed")
     return joined.rechunk() if joined.n_chunks() > 64 else joined
+
+
+def _metrics(config: Mapping[str, Any], recorded: bool) -> "custom_metrics.Metrics | None":
+    """The custom metrics of a configuration, None without any. Raises InvalidParameter."""
+    if not config.get("custom_metrics"):
+        return None
+    from monitors import custom_metrics  # half a second that others do not need
+
+    context = custom_metrics.Context.of(config, recorded)
+    return custom_metrics.read(config["custom_metrics"], context)
 
 
 def _fingerprint(shape: watched.Shape) -> str:

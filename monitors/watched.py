@@ -57,6 +57,7 @@ class Shape:
     problem: str | None
     recorded: bool
     slicing_exprs: tuple[str, ...] = ()
+    aggregates: tuple[tuple[str, ...], ...] = ()  # definition and input columns of each
 
     @classmethod
     def of(cls, config: Mapping[str, Any], recorded: bool) -> "Shape":
@@ -74,6 +75,11 @@ class Shape:
             problem=kind or None,
             recorded=recorded,
             slicing_exprs=tuple(config.get("slicing_exprs") or ()),
+            aggregates=tuple(
+                (metric["definition"], *metric["input_columns"])
+                for metric in config.get("custom_metrics") or ()
+                if metric["type"] == "CUSTOM_METRIC_TYPE_AGGREGATE"
+            ),
         )
 
     @property

@@ -1,0 +1,106 @@
+"""A window as a whole: its rows and their quality, of all versions together and of each."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from monitors import baseline, fairness, kept, metric_rows, quality, slices, watch
+
+Groups = dict[str | None, metric_rows.TableGroup]
+TWINS = {"true": "false", "false": "true"}
+
+
+def of_window(known: watch.Watch, key: kept.WindowKey) -> Groups:
+    """From the rows in memory; of a snapshot from its profiles, without quality."""
+    shape = known.shape
+    if shape.time_column is None:
+        window = known.kept.window(key) or {}
+        n = max((one.rows for (version, _), one in window.items() if version is None), default=0)
+        return {None: metric_rows.TableGroup(n, None, {}, {})}
+    rows = known.rows_in(key)
+    parts: dict[str | None, pl.DataFrame] = {None: rows}
+    model = shape.model_id_col
+    if model is not None and model in rows.columns:
+        for (version,), part in rows.partition_by(model, as_dict=True).items():
+            if version is not None:
+                parts[str(version)] = part
+    return {version: _group(known, part, key.slice) for version, part in parts.items()}
+
+
+def _group(
+    known: watch.Watch, rows: pl.DataFrame, slice_: slices.Slice | None
+) -> metric_rows.TableGroup:
+    shape = known.shape
+    label = "label" if shape.recorded else shape.label_col
+    if shape.problem is None or label not in rows.columns:
+        return metric_rows.TableGroup(rows.height, None, {}, {})
+    renamed = {
+        label: "label",
+        shape.prediction_col: "prediction",
+        shape.score_col: "score",
+        "__time": "request_time",
+    }
+    frame = rows.select(
+        *(pl.col(old).alias(new) for old, new in renamed.items() if old in rows.columns),
+        *(["label_time"] if "label_time" in rows.columns else []),
+    )
+    if "prediction" not in frame.columns:
+        return metric_rows.TableGroup(rows.height, None, {}, {})
+    counts = quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
+    estimated: Mapping[str, Mapping[str, Any]] = {}
+    reference = known.baseline.of(slice_).counts if known.baseline is not None else None
+    if reference is not None and shape.problem == "classification":
+        estimated = quality.estimated(reference, counts)
+    return metric_rows.TableGroup(rows.height, counts, quality.metrics(counts), estimated)
+
+
+def of_baseline(reference: baseline.Baseline) -> Groups:
+    """Of the rows of a baseline; the quality of all versions together alone."""
+    rows: dict[str | None, int] = {}
+    for (version, _), one in reference.profiles.items():
+        rows[version] = max(one.rows, rows.get(version, 0))
+    return {
+        version: _counted(n, reference.counts if version is None else None)
+        for version, n in rows.items()
+    }
+
+
+def _counted(rows: int, counts: quality.QualityCounts | None) -> metric_rows.TableGroup:
+    measured = {} if counts is None else quality.metrics(counts)
+    return metric_rows.TableGroup(rows, counts, measured, {})
+
+
+def merged(a: Groups, b: Groups) -> Groups:
+    """Of the rows of both, without estimates."""
+    nothing = metric_rows.TableGroup(0, None, {}, {})
+    found: Groups = {}
+    for version in {**a, **b}:
+        one, other = a.get(version, nothing), b.get(version, nothing)
+        counts = one.counts or other.counts
+        if one.counts is not None and other.counts is not None:
+            counts = quality.merge(one.counts, other.counts)
+        found[version] = _counted(one.rows + other.rows, counts)
+    return found
+
+
+def twin(known: watch.Watch, key: kept.WindowKey) -> kept.WindowKey | None:
+    """The other side of a slice that tells true from false, where a monitor judges classes."""
+    if key.slice is None or known.shape.problem != "classification":
+        return None
+    text, value = key.slice
+    if value not in TWINS or not slices.is_boolean(text, known.rows):
+        return None
+    other = key._replace(slice=(text, TWINS[value]))
+    return other if known.kept.whole(other) is not None else None
+
+
+def with_fairness(protected: Groups, unprotected: Groups) -> Groups:
+    """The groups of the protected side, compared with those of the other one."""
+    found = dict(protected)
+    for version, group in protected.items():
+        other = unprotected.get(version)
+        if group.counts is not None and other is not None and other.counts is not None:
+            found[version] = replace(group, rates=fairness.compare(group.counts, other.counts))
+    return found

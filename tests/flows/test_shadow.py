@@ -182,9 +182,12 @@ def test_a_replay_finds_the_agreement_and_leaves_no_row(server: Server, asked: l
     assert (result["champion"], result["challenger"]) == ("v1", "v2")
     assert result["agreement"] == EQUAL / REQUESTS
     assert result["metric"]["n"] == REQUESTS
-    assert result["metric"]["value"]["v1"] == 0.0 if result["primary"]["name"] == "mae" else 1.0
+    assert (result["primary"]["name"], result["policy_from"]) == ("mae", "default")
+    apart = sum(9 * n for n in range(EQUAL, REQUESTS)) / REQUESTS
+    assert result["metric"]["value"] == pytest.approx({"v1": 0.0, "v2": apart}, abs=1e-6)
     worst = result["differences"][0]
-    assert (worst["champion_prediction"], worst["challenger_prediction"]) == (199.0, 1990.0)
+    both = [worst[f"{side}_prediction"] for side in ("champion", "challenger")]
+    assert both == pytest.approx([199.0, 1990.0])
     assert len(result["differences"]) == 100
     assert server.unpacked().height == before
     unknown = server.ok("POST", f"{OURS}/replay", {"served_entity": "nobody"})["job_id"]

@@ -196,11 +196,13 @@ def read(specs: Sequence[Mapping[str, Any]], context: Context) -> Metrics:
     """The metrics of a configuration (`contract.CustomMetric`). Raises InvalidParameter that names
     the metric, and the node or name in its definition."""
     _check_names(specs)
-    found = Metrics(types={spec["name"]: data_type(spec["output_data_type"]) for spec in specs})
+    found = Metrics(types={})
     for kind in KINDS.values():
         for number, spec in enumerate(specs):
             if KINDS[spec["type"]] == kind:
                 try:
+                    kind_of = data_type(spec["output_data_type"])
+                    found = replace(found, types={**found.types, spec["name"]: kind_of})
                     found = _READERS[kind](found, spec, context)
                 except errors.InvalidParameter as error:
                     said = _SHOWN.sub(r"{{\1}}", error.message)

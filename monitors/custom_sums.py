@@ -88,7 +88,7 @@ def _statistic(sums: Sums, name: str) -> float | None:
     freedom = sums.n - 1 if of == "samp" else sums.n
     if freedom == 0:
         return None
-    variance = max(0.0, sums.m2) / freedom
+    variance = sums.m2 / freedom
     return sqrt(variance) if kind == "stddev" else variance
 
 

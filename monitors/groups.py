@@ -1,6 +1,6 @@
 """A window as a whole: its rows and their quality, of all versions together and of each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +85,21 @@ def merged(a: Groups, b: Groups) -> Groups:
     return found
 
 
-def twin(known: watch.Watch, key: kept.WindowKey) -> kept.WindowKey | None:
+def twins(known: watch.Watch, keys: Collection[kept.WindowKey]) -> set[kept.WindowKey]:
+    """The other sides of these windows: what is said of one depends on both."""
+    return {other for key in keys if (other := _twin(known, key)) is not None}
+
+
+def add_fairness(known: watch.Watch, found: dict[kept.WindowKey, Groups]) -> None:
+    """Compare the protected sides with the others; both are among what was found."""
+    for key in list(found):
+        if key.slice is not None and key.slice[1] == "true":
+            other = _twin(known, key)
+            if other is not None and other in found:
+                found[key] = _with_fairness(found[key], found[other])
+
+
+def _twin(known: watch.Watch, key: kept.WindowKey) -> kept.WindowKey | None:
     """The other side of a slice that tells true from false, where a monitor judges classes."""
     if key.slice is None or known.shape.problem != "classification":
         return None
@@ -96,8 +110,7 @@ def twin(known: watch.Watch, key: kept.WindowKey) -> kept.WindowKey | None:
     return other if known.kept.whole(other) is not None else None
 
 
-def with_fairness(protected: Groups, unprotected: Groups) -> Groups:
-    """The groups of the protected side, compared with those of the other one."""
+def _with_fairness(protected: Groups, unprotected: Groups) -> Groups:
     found = dict(protected)
     for version, group in protected.items():
         other = unprotected.get(version)

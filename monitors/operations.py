@@ -188,11 +188,12 @@ async def table_info(context: Context, table: str) -> dict[str, Any]:
 
 
 async def _check_expressions(context: Context, table: str, config: dict[str, Any]) -> None:
-    """Slicing expressions hold allowed nodes and columns that are there. Raises InvalidParameter.
+    """Slicing expressions and custom metrics hold allowed nodes and columns that are there. Raises
+    InvalidParameter.
 
     Asked of the reading child: what parses and computes is not loaded here."""
-    if config.get("slicing_exprs"):
-        asked = {"table": table, "slicing_exprs": config["slicing_exprs"]}
+    if config.get("slicing_exprs") or config.get("custom_metrics"):
+        asked = {"table": table, "config": config}
         await context.reader.ask("check_expressions", asked, routing_context.READ_SECONDS)
 
 

@@ -18,6 +18,8 @@ from monitors import (
     alert_state,
     alerts,
     baseline,
+    contract,
+    custom_checks,
     formulas,
     intake,
     kept,
@@ -76,15 +78,25 @@ def table_info(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_expressions(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Nothing, or InvalidParameter for a slicing expression that names a node that is not allowed,
-    or a column that the table lacks; a table that comes later may have any."""
-    table = tables.open_table(_uri(settings, arguments["table"]))
-    for text in arguments["slicing_exprs"]:
+    """Nothing, or InvalidParameter for a slicing expression or custom metric that names a node that
+    is not allowed, or a column that the table lacks; a table that comes later may have any."""
+    name, config = arguments["table"], arguments["config"]
+    table = tables.open_table(_uri(settings, name))
+    for text in config.get("slicing_exprs") or ():
         if table is None:
             columns = slices.names_in(text)
         else:
             columns = [field.name for field in table.schema().fields]
         slices.parse([text], columns)
+    if config.get("custom_metrics"):
+        custom_checks.check(
+            config,
+            None if table is None else pl.scan_delta(table).collect_schema(),
+            [
+                tables.open_table(_uri(settings, one))
+                for one in contract.metric_tables(name, config)
+            ],
+        )
     return {}
 
 
@@ -108,7 +120,7 @@ def drift(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     version that answered most in its window."""
     rows = _metric_rows(settings, arguments["drift_table"], arguments)
     filters = arguments["filters"]
-    rows = rows.filter(pl.col("drift_type") == filters.get("type", kept.BASELINE))
+    rows = _judged(rows).filter(pl.col("drift_type") == filters.get("type", kept.BASELINE))
     if "column" in filters:
         rows = rows.filter(pl.col("column_name") == filters["column"])
     rows = _of_version(rows, arguments)
@@ -129,6 +141,11 @@ def drift(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
         "columns": columns,
         **_shown(arguments),
     }
+
+
+def _judged(rows: pl.DataFrame) -> pl.DataFrame:
+    """Without rows that hold custom metrics alone."""
+    return rows.filter(pl.col("status").is_not_null()) if "status" in rows.columns else rows
 
 
 def _shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -407,7 +424,7 @@ def try_rule(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, An
         asked = {**arguments, "granularity": granularity, "rule_slice": rule.slice}
         if rule.metric in trials.ON_DRIFT:
             rows = _metric_rows(settings, arguments["drift_table"], asked)
-            rows = rows.filter(pl.col("drift_type") == kept.BASELINE)
+            rows = _judged(rows).filter(pl.col("drift_type") == kept.BASELINE)
             made += trials.of_drift(rows, rule.metric, arguments["outputs"], by_version)
         else:
             rows = _metric_rows(settings, arguments["profile_table"], asked)

@@ -105,10 +105,11 @@ class Refresher:
             found.part(key).compared[key] = cells[key]
         while len(cells) > CELLS_IN_MEMORY:
             cells.popitem(last=False)
-        twins = {key: groups.twin(known, key) for key in known.dirty.quality}
-        known.dirty.quality |= {twin for twin in twins.values() if twin is not None}
+        known.dirty.quality |= groups.twins(known, known.dirty.quality)
         for key in sorted(known.dirty.quality | set(also), key=str):
             found.part(key).groups[key] = groups.of_window(known, key)
+        if found.sliced is not None:
+            groups.add_fairness(known, found.sliced.groups)
         return found
 
     def write(

@@ -191,7 +191,7 @@ class WindowRows:
         from monitors import custom_rows
 
         model = self.origin.model_id_col
-        if not reference.before:
+        if self.known.baseline is None or not self.known.baseline.before:
             if key.slice not in self.fixed:
                 rows = self.of_baseline(reference, "", key.slice)
                 self.fixed[key.slice] = custom_rows.by_group(rows, model)

@@ -171,31 +171,110 @@ def test_a_body_that_is_no_json_object_is_a_400(server, raw):
         assert answer.status_code == 400 and answer.json()["error_code"] == "BAD_REQUEST"
 
 
-def test_what_is_not_offered_says_so_after_its_check(server):
-    metric = {"type": "CUSTOM_METRIC_TYPE_AGGREGATE", "name": "m"}
-    body = {**CONFIG, "custom_metrics": [metric]}
-    assert server.call("POST", MONITOR, body, 501)["error_code"] == "NOT_IMPLEMENTED"
+METRIC = {
+    "type": "CUSTOM_METRIC_TYPE_AGGREGATE",
+    "name": "squares",
+    "input_columns": ["temp"],
+    "definition": "avg(`{{input_column}}` * `{{input_column}}`)",
+    "output_data_type": '{"name":"output","type":"double","nullable":true,"metadata":{}}',
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("read_csv('/etc/passwd')", "READ_CSV"),
-        ("(SELECT max(temp) FROM t)", "Subquery"),
-        ("carrier; DROP TABLE t", "one expression"),
-        ("temp > @x", "Parameter"),
-        ("(" * 500 + "temp" + ")" * 500, "parts"),
-        ("temp" + " " * 10_000, "2000 characters"),
-        ("1 = 1", "names no column"),
-    ],
-)
-def test_a_hostile_slice_is_a_400_that_names_what_is_wrong(server, text, named):
+def test_custom_metrics_are_part_of_a_monitor(server):
+    drift = {
+        **METRIC,
+        "type": "CUSTOM_METRIC_TYPE_DRIFT",
+        "name": "moved",
+        "definition": "{{current_df}}.squares - {{base_df}}.squares",
+    }
+    metrics = [METRIC, drift]
+    assert server.call("POST", MONITOR, {**CONFIG, "custom_metrics": metrics})
+    assert server.call("GET", MONITOR)["custom_metrics"] == metrics
+
+
+HOSTILE_METRICS = [
+    ({"type": "AGGREGATE"}, "custom_metrics[0].type"),
+    ({"name": "not a name"}, "custom_metrics[0].name"),
+    ({"name": "x" * 129}, "custom_metrics[0].name"),
+    ({"name": "avg"}, "custom_metrics[0].name"),
+    ({"input_columns": []}, "custom_metrics[0].input_columns"),
+    ({"input_columns": "temp"}, "custom_metrics[0].input_columns"),
+    ({"output_data_type": "struct<a:int>"}, "output_data_type"),
+    ({"output_data_type": None}, "output_data_type"),
+    ({"colour": 1}, "custom_metrics[0].colour"),
+    ({"definition": "avg(read_csv('/etc/passwd'))"}, "READ_CSV"),
+    ({"definition": "avg((SELECT max(temp) FROM t))"}, "Subquery"),
+    ({"definition": "avg(temp); DROP TABLE t"}, "one expression"),
+    ({"definition": "avg(@x)"}, "Parameter"),
+    ({"definition": "avg(temp) -- x"}, "comment"),
+    ({"definition": "avg(" + "(" * 5000 + "temp" + ")" * 5000 + ")"}, "2000 characters"),
+    ({"definition": "avg(temp) / 0"}, "divides by zero"),
+    ({"definition": "median(temp)"}, "does not add up"),
+    ({"definition": "avg({{config.__class__}})"}, "Jinja"),
+    ({"type": "CUSTOM_METRIC_TYPE_DERIVED", "definition": "os.system + 1"}, "os.system"),
+    ({"type": "CUSTOM_METRIC_TYPE_DRIFT", "definition": "{{current_df}}.x"}, "'x'"),
+]
+
+
+def test_a_hostile_metric_is_a_400_that_names_what_is_wrong(server):
     for method in ("POST", "PUT"):
         if method == "PUT":
             server.call("POST", MONITOR, CONFIG)
-        found = server.call(method, MONITOR, {**CONFIG, "slicing_exprs": [text]}, 400)
-        assert found["error_code"] == "INVALID_PARAMETER_VALUE", found
-        assert named in found["message"]
+        for change, named in HOSTILE_METRICS:
+            body = {**CONFIG, "custom_metrics": [{**METRIC, **change}]}
+            found = server.call(method, MONITOR, body, 400)
+            assert found["error_code"] == "INVALID_PARAMETER_VALUE", found
+            assert named in found["message"] and "custom_metrics" in found["message"]
+    assert "custom_metrics" not in server.call("GET", MONITOR)
+
+
+HOSTILE_NAMES = [
+    "read_csv('/etc/passwd')",
+    "(SELECT 1)",
+    "avg(@x) -- y",
+    "psi; DROP TABLE t",
+    "(" * 10_000,
+    "{{ x }}",
+    "1/0",
+]
+
+
+def test_a_rule_takes_no_expression_where_a_name_belongs(server):
+    condition = {"operator": ">", "threshold": 0.2}
+    rule = {"name": "r", "endpoint": "delay", "metric": "psi", "condition": condition}
+    for text in HOSTILE_NAMES:
+        for field, change in (
+            ("metric", {"metric": text}),
+            ("condition", {"condition": {"operator": text, "threshold": 0.2}}),
+            ("condition", {"condition": {"operator": ">", "threshold": text}}),
+        ):
+            found = server.call("POST", "/api/1.0/alert-rules", {**rule, **change}, 400)
+            assert found["error_code"] == "INVALID_PARAMETER_VALUE" and field in found["message"]
+            assert len(found["message"]) < 2000
+
+
+HOSTILE_SLICES = [
+    ("read_csv('/etc/passwd')", "READ_CSV"),
+    ("(SELECT max(temp) FROM t)", "Subquery"),
+    ("carrier; DROP TABLE t", "one expression"),
+    ("temp > @x", "Parameter"),
+    ("(" * 500 + "temp" + ")" * 500, "parts"),
+    ("temp" + " " * 10_000, "2000 characters"),
+    ("1 = 1", "names no column"),
+    ("temp > 1 -- x", "comment"),
+    ("temp / 0 > 1", "divides by zero"),
+    ("{{input_column}} > 1", "Placeholder"),
+]
+
+
+def test_a_hostile_slice_is_a_400_that_names_what_is_wrong(server):
+    for method in ("POST", "PUT"):
+        if method == "PUT":
+            server.call("POST", MONITOR, CONFIG)
+        for text, named in HOSTILE_SLICES:
+            found = server.call(method, MONITOR, {**CONFIG, "slicing_exprs": [text]}, 400)
+            assert found["error_code"] == "INVALID_PARAMETER_VALUE", found
+            assert named in found["message"], text
     assert "slicing_exprs" not in server.call("GET", MONITOR)
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
@@ -28,6 +29,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where everything is kept.  [default: ./inferlake-data]", show_default=False),
 ]
+Body = Annotated[Path, typer.Option("-f", "--file", help="JSON body; - reads standard input.")]
 Optional = typer.Option(show_default=False)
 
 
@@ -131,20 +133,26 @@ def show_monitor(name: str, data_dir: DataDir = None) -> None:
 
 
 @monitors_app.command("create")
-def create_monitor(
-    name: str,
-    file: Annotated[Path, typer.Option("-f", "--file", help="JSON body; - reads standard input.")],
-    data_dir: DataDir = None,
-) -> None:
+def create_monitor(name: str, file: Body, data_dir: DataDir = None) -> None:
     """Watch a table; the body is that of POST .../monitor."""
+    print(json.dumps(call("POST", _monitor(name), _read(file), data_dir), indent=2))
+
+
+@monitors_app.command("update")
+def update_monitor(name: str, file: Body, data_dir: DataDir = None) -> None:
+    """Replace the fields that the body gives; it is that of PUT .../monitor."""
+    print(json.dumps(call("PUT", _monitor(name), _read(file), data_dir), indent=2))
+
+
+def _read(file: Path) -> Any:
+    """The JSON in a file; ends the command when there is none."""
     try:
         raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        body = json.loads(raw)
+        return json.loads(raw)
     except OSError as error:
         fail(f"{file} cannot be read: {error.strerror}.")
     except ValueError as error:
         fail(f"{file} is not valid JSON: {error}.")
-    print(json.dumps(call("POST", _monitor(name), body, data_dir), indent=2))
 
 
 @monitors_app.command("delete")
@@ -167,21 +175,49 @@ def refresh_monitor(
     while wait and found["state"] in ("PENDING", "RUNNING"):
         time.sleep(POLL_SECONDS)
         found = call("GET", f"{path}/{found['refresh_id']}", data_dir=data_dir)
-    message = f": {found['message']}" if found.get("message") else ""
-    print(f"refresh {found['refresh_id']} {found['state']}{message}")
+    said = f"refresh {found['refresh_id']} {found['state']}"
+    said += f": {_cell(found['message'])}" if found.get("message") else ""
     if found["state"] in ("FAILED", "CANCELED"):
-        raise typer.Exit(1)
+        fail(said)
+    print(said)
+
+
+@monitors_app.command("refreshes")
+def list_refreshes(name: str, data_dir: DataDir = None) -> None:
+    """The newest 25 refreshes, how far they are and what they said."""
+    found = call("GET", f"{_monitor(name)}/refreshes", data_dir=data_dir)
+    rows = [
+        {**one, "started": _time(one["start_time_ms"]), "ended": _time(one.get("end_time_ms"))}
+        for one in found["refreshes"]
+    ]
+    columns = ("refresh_id", "state", "trigger", "started", "ended", "progress", "message")
+    table(rows, columns)
+
+
+def _time(unix_ms: int | None) -> str | None:
+    if unix_ms is None:
+        return None
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(" ", "seconds")
+
+
+@monitors_app.command("cancel")
+def cancel_refresh(name: str, refresh_id: int, data_dir: DataDir = None) -> None:
+    """End a refresh: at once if it waits, between two files if it runs."""
+    call("POST", f"{_monitor(name)}/refreshes/{refresh_id}/cancel", data_dir=data_dir)
 
 
 @monitors_app.command("drift")
 def show_drift(
     name: str,
     served_entity: Annotated[str | None, Optional] = None,
+    slice_: Annotated[
+        str | None, typer.Option("--slice", help="EXPRESSION=VALUE of a slice.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """The newest window of every column, the farthest over its limit first."""
     path = f"{OURS}/monitors/{quote(name, safe='')}/drift"
-    query = {"served_entity": served_entity}
+    query = {"served_entity": served_entity, "slice": slice_}
     found = call("GET", path, data_dir=data_dir, query=query)
     rows = [
         {"column": one["name"], **one["cells"][-1], "window": one["cells"][-1]["window"][0]}

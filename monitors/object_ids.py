@@ -54,6 +54,15 @@ def find_table(connection: sa.Connection, settings: Settings, wanted: str) -> st
     return None
 
 
+def spelled(connection: sa.Connection, settings: Settings, full_name: str) -> str:
+    """The name of a table as it is written in its folder; as it is given if there is none. Callers
+    may write it in either letter case."""
+    for recorded in catalog.everything(connection):
+        if recorded.full_name.lower() == full_name.lower():
+            return recorded.full_name
+    return find_table(connection, settings, table_id(full_name, None)) or full_name
+
+
 def find_schema(connection: sa.Connection, settings: Settings, wanted: str) -> str | None:
     """`catalog.schema` with this id, if something lies there or is to be written there."""
     return next((s for s in _schemas(connection, settings) if schema_id(s) == wanted), None)

@@ -37,7 +37,7 @@ def require(
     """The caller, if they have `level` on the endpoint of a table; the server's own tables are for
     administrators. Raises PermissionDenied, and DoesNotExist in these words for those who may not
     know that there is such an endpoint."""
-    wanted = "CAN_MANAGE" if table.startswith(SYSTEM) else level
+    wanted = "CAN_MANAGE" if table.lower().startswith(SYSTEM) else level
     try:
         return context.access.require(request, endpoint, wanted)
     except errors.DoesNotExist:
@@ -51,6 +51,13 @@ def may_see(context: Context, request: Request, monitor: state.Monitor) -> bool:
     except (errors.PermissionDenied, errors.DoesNotExist):
         return False
     return True
+
+
+def table_name(context: Context, table: str) -> str:
+    """Full name of a table that a caller names, in the letter case that it has."""
+    name = str(names.table_name(table))
+    with database.reading(context.engine) as connection:
+        return object_ids.spelled(connection, context.settings, name)
 
 
 def recorded_beside(

@@ -41,7 +41,7 @@ class Monitors:
 
     async def table(self, request: Request, table: str) -> dict[str, Any]:
         """Name, id and columns of a Delta table below the tables folder."""
-        name = str(names.table_name(table))
+        name = await run_in_threadpool(operations.table_name, self.context, table)
         recorded = await run_in_threadpool(
             operations.recorded_beside, self.context, request, name, "CAN_VIEW"
         )
@@ -53,7 +53,7 @@ class Monitors:
     async def create(
         self, request: Request, table: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        name = str(names.table_name(table))
+        name = await run_in_threadpool(operations.table_name, self.context, table)
         recorded = await run_in_threadpool(
             operations.recorded_beside, self.context, request, name, "CAN_MANAGE"
         )

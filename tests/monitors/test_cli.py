@@ -36,7 +36,7 @@ class Api:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = do_DELETE = answer
+            do_GET = do_POST = do_PUT = do_DELETE = answer
 
             def log_message(self, *_: object) -> None:
                 """Silent."""
@@ -82,10 +82,37 @@ def test_a_refresh_is_waited_for_and_its_failure_is_an_exit_code(server):
     path = f"/api/2.1/unity-catalog/tables/{TABLE}/monitor/refreshes"
     server.replies[f"POST {path}"] = {"refresh_id": 4, "state": "PENDING"}
     server.replies[f"GET {path}/4"] = {"refresh_id": 4, "state": "FAILED", "message": "no table"}
-    out, _ = run(cli.monitors_app, "refresh", TABLE, "--until", "2024-01-08", code=1)
-    assert out == "refresh 4 FAILED: no table\n"
+    out, err = run(cli.monitors_app, "refresh", TABLE, "--until", "2024-01-08", code=1)
+    assert (out, err) == ("", "refresh 4 FAILED: no table\n")
     assert server.asked[0][2] == {"until": "2024-01-08"}
     run(cli.monitors_app, "refresh", TABLE, "--no-wait")
+
+
+def test_refreshes_are_listed_and_cancelled(server):
+    path = f"/api/2.1/unity-catalog/tables/{TABLE}/monitor/refreshes"
+    one = {
+        "refresh_id": 4, "state": "RUNNING", "trigger": "SCHEDULE", "start_time_ms": 0,
+        "progress": {"files_done": 2, "files_total": 9},
+    }  # fmt: skip
+    server.replies[f"GET {path}"] = {"refreshes": [one]}
+    out, _ = run(cli.monitors_app, "refreshes", TABLE)
+    assert "1970-01-01 00:00:00+00:00" in out and '"files_total": 9' in out and "SCHEDULE" in out
+    server.replies[f"POST {path}/4/cancel"] = {}
+    run(cli.monitors_app, "cancel", TABLE, "4")
+    assert server.asked[-1][0] == f"POST {path}/4/cancel"
+    run(cli.monitors_app, "cancel", TABLE, "four", code=2)
+
+
+def test_a_monitor_is_made_and_changed_from_a_file(server, tmp_path):
+    path, body = f"/api/2.1/unity-catalog/tables/{TABLE}/monitor", tmp_path / "body.json"
+    body.write_text('{"output_schema_name": "main.flights"}')
+    for method, command in (("POST", "create"), ("PUT", "update")):
+        server.replies[f"{method} {path}"] = {"table_name": TABLE}
+        out, _ = run(cli.monitors_app, command, TABLE, "-f", str(body))
+        assert json.loads(out) == {"table_name": TABLE}
+        assert server.asked[-1][2] == {"output_schema_name": "main.flights"}
+    body.write_text("{")
+    assert "not valid JSON" in run(cli.monitors_app, "update", TABLE, "-f", str(body), code=1)[1]
 
 
 def test_drift_and_quality_show_the_newest_window(server):
@@ -95,8 +122,9 @@ def test_drift_and_quality_show_the_newest_window(server):
     }  # fmt: skip
     base = f"/api/1.0/monitors/{TABLE}"
     server.replies[f"GET {base}/drift"] = {"columns": [{"name": "temp", "cells": [cell]}]}
-    out, _ = run(cli.monitors_app, "drift", TABLE, "--served-entity", "v2")
+    out, _ = run(cli.monitors_app, "drift", TABLE, "--served-entity", "v2", "--slice", "kind=a")
     assert "temp" in out and "0.43" in out and "served_entity=v2" in server.asked[-1][0]
+    assert "slice=kind%3Da" in server.asked[-1][0]
     point = {"window": cell["window"], "value": 0.8, "low": 0.7, "high": 0.9, "labelled": 5}
     series = [{"served_entity": "v1", "metric": "accuracy", "points": [point]}]
     server.replies[f"GET {base}/quality"] = {"series": series}

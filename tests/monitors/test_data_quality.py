@@ -1,4 +1,4 @@
-"""Databricks' second generation of monitor routes, driven by the real SDK against a real server."""
+"""Both generations of Databricks' monitor routes, driven by the real SDK against a real server."""
 
 import itertools
 import json
@@ -23,9 +23,13 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk import errors as sdk_errors
 from databricks.sdk.service import catalog as first
 from databricks.sdk.service import dataquality as dq
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capture import catalog, database, names
 from capture.settings import Settings
+from monitors import contract, update_masks, windows
+from monitors import data_quality_contract as shapes
 
 ADMIN = "bootstrap-admin-token"
 PATIENCE_SECONDS = 120.0
@@ -126,8 +130,8 @@ def orders(server: Server) -> Iterator[tuple[str, str]]:
 
 def profiling(w: WorkspaceClient, **changes: Any) -> dq.DataProfilingConfig:
     """The least that a monitor needs, and these fields."""
-    given: dict[str, Any] = {"time_series": dq.TimeSeriesConfig("at", [DAY]), **changes}
-    return dq.DataProfilingConfig(output_schema_id=w.schemas.get("main.shop").schema_id, **given)
+    fields: dict[str, Any] = {"time_series": dq.TimeSeriesConfig("at", [DAY]), **changes}
+    return dq.DataProfilingConfig(output_schema_id=w.schemas.get("main.shop").schema_id, **fields)
 
 
 def create(w: WorkspaceClient, table_id: str, **changes: Any) -> dq.DataProfilingConfig:
@@ -310,6 +314,67 @@ def test_no_change_of_many_at_once_is_lost(server: Server, orders: tuple[str, st
         assert status == 200 or (status, told["error_code"]) == (409, "RESOURCE_CONFLICT"), told
 
 
+COLUMN = st.sampled_from(["at", "x", "a column"])
+GRANULARITIES = st.lists(
+    st.sampled_from([*windows.GRANULARITIES, "7 weeks"]), min_size=1, unique=True
+)
+SERIES: dict[str, Any] = {"timestamp_col": COLUMN, "granularities": GRANULARITIES}
+LOGS = st.fixed_dictionaries(
+    {
+        **SERIES,
+        "problem_type": st.sampled_from(["PROBLEM_TYPE_CLASSIFICATION", "PROBLEM_TYPE_REGRESSION"]),
+        "prediction_col": COLUMN,
+        "model_id_col": COLUMN,
+    },
+    optional={"label_col": COLUMN, "prediction_proba_col": COLUMN},
+)
+PROFILES = st.one_of(
+    st.fixed_dictionaries({"snapshot": st.just({})}),
+    st.fixed_dictionaries({"time_series": st.fixed_dictionaries(SERIES)}),
+    st.fixed_dictionaries({"inference_log": LOGS}),
+)
+PEOPLE = st.fixed_dictionaries({"email_addresses": st.lists(st.just("a@example.com"), max_size=5)})
+SCHEDULES = st.fixed_dictionaries(
+    {"quartz_cron_expression": st.just("0 0 8 * * ?"), "timezone_id": st.just("UTC")},
+    optional={"pause_status": st.sampled_from(["PAUSED", "UNPAUSED"])},
+)
+REST = st.fixed_dictionaries(
+    {"output_schema_name": st.just("main.shop")},
+    optional={
+        "assets_dir": st.just("/shop"),
+        "baseline_table_name": st.just("main.shop.training"),
+        "slicing_exprs": st.lists(COLUMN, max_size=2),
+        "schedule": SCHEDULES,
+        "notifications": st.fixed_dictionaries(
+            {}, optional={"on_failure": PEOPLE, "on_new_classification_tag_detected": PEOPLE}
+        ),
+        "skip_builtin_dashboard": st.booleans(),
+        "warehouse_id": st.just("w1"),
+        "data_classification_config": st.just({"enabled": True}),
+        "dashboard_id": st.just("d1"),
+    },
+)
+
+
+@given(profile=PROFILES, rest=REST, data=st.data())
+def test_what_is_stored_survives_the_shapes_of_the_second_generation(
+    profile: dict[str, Any], rest: dict[str, Any], data: st.DataObject
+) -> None:
+    config = contract.monitor_config({**rest, **profile})
+    shown = shapes.profiling(config)
+    mask = data.draw(st.lists(st.sampled_from(["*", *MASKS]), min_size=1))
+    after = update_masks.apply(shown, shown, update_masks.parse(",".join(mask)))
+    wanted = {**config}
+    if "schedule" in config:  # a schedule that runs says so, once it was shown
+        wanted["schedule"] = {"pause_status": "UNPAUSED", **config["schedule"]}
+    if config.get("notifications") == {}:
+        del wanted["notifications"]
+    assert shapes.stored(after, "main.shop", config) == wanted
+
+
+MASKS = [f"data_profiling_config.{name}" for name in shapes.Profiling.model_fields]
+
+
 # --- refreshes -----------------------------------------------------------------------------------
 
 
@@ -332,6 +397,98 @@ def test_refreshes_are_run_listed_cancelled_and_deleted(
         api.get_refresh("table", table_id, int(done.refresh_id or 0))
     with pytest.raises(sdk_errors.NotImplemented, match="cancelled or deleted"):
         api.update_refresh("table", table_id, int(second.refresh_id or 0), second, "message")
+
+
+# --- the first generation ------------------------------------------------------------------------
+
+
+def test_every_method_and_field_of_quality_monitors_works_unchanged(
+    w: WorkspaceClient, server: Server, orders: tuple[str, str]
+) -> None:
+    name, _ = orders
+    api = w.quality_monitors
+    server.write("main.shop.training")
+    fields: dict[str, Any] = {
+        "baseline_table_name": "main.shop.training",
+        "data_classification_config": first.MonitorDataClassificationConfig(enabled=False),
+        "notifications": first.MonitorNotifications(
+            on_failure=first.MonitorDestination(["a@example.com"])
+        ),
+        "schedule": first.MonitorCronSchedule("0 0 8 * * ?", "Europe/Zurich"),
+        "slicing_exprs": ["x > 3"],
+        "time_series": first.MonitorTimeSeries("at", ["1 day"]),
+    }
+    made = api.create(
+        name.upper(), "main.shop", "/shop", skip_builtin_dashboard=True, warehouse_id="w1", **fields
+    )
+    assert (made.table_name, made.monitor_version, made.assets_dir) == (name, 0, "/shop")
+    assert made.status == first.MonitorInfoStatus.MONITOR_STATUS_ACTIVE
+    fields["schedule"].pause_status = first.MonitorCronSchedulePauseStatus.UNPAUSED
+    assert {field: getattr(made, field) for field in fields} == fields
+    assert api.get(name.upper()) == made
+
+    asked = api.run_refresh(name)
+    assert asked.trigger == first.MonitorRefreshInfoTrigger.MANUAL
+    done = eventually(lambda: (r := api.get_refresh(name, asked.refresh_id)).end_time_ms and r)
+    assert done.state == first.MonitorRefreshInfoState.SUCCESS, done.message
+    assert asked.start_time_ms <= done.start_time_ms <= done.end_time_ms
+    ids = [api.run_refresh(name).refresh_id for _ in range(26)]
+    for refresh_id in ids:
+        api.cancel_refresh(name, refresh_id)
+    ended = {first.MonitorRefreshInfoState.CANCELED, first.MonitorRefreshInfoState.SUCCESS}
+    eventually(lambda: {api.get_refresh(name, i).state for i in ids} <= ended)
+    newest = api.list_refreshes(name).refreshes or []
+    assert [each.refresh_id for each in newest] == ids[:0:-1]
+
+    changed = api.update(
+        name,
+        "main.shop",
+        dashboard_id="d1",
+        snapshot=first.MonitorSnapshot(),
+        notifications=first.MonitorNotifications(on_failure=first.MonitorDestination([])),
+    )
+    assert (changed.monitor_version, changed.dashboard_id) == (1, "d1")
+    assert changed.time_series is None and changed.snapshot == first.MonitorSnapshot()
+    assert changed.slicing_exprs == ["x > 3"] and changed.schedule == made.schedule
+    pages = api.regenerate_dashboard(name, warehouse_id="w2")
+    assert (pages.dashboard_id, pages.parent_folder) == ("d1", "/shop")
+    api.delete(name)
+    for call in (
+        api.get,
+        api.delete,
+        api.run_refresh,
+        api.list_refreshes,
+        api.regenerate_dashboard,
+    ):
+        with pytest.raises(sdk_errors.ResourceDoesNotExist, match="has no monitor"):
+            call(name)
+    profiles = names.table_path(
+        server.settings.tables_root, names.table_name(f"{name}_profile_metrics")
+    )
+    assert deltalake.DeltaTable.is_deltatable(profiles)
+
+
+def test_a_dashboard_is_the_monitors_own(
+    server: Server, w: WorkspaceClient, orders: tuple[str, str]
+) -> None:
+    name, table_id = orders
+    create(w, table_id)
+    pages = w.quality_monitors.regenerate_dashboard(name)
+    assert pages.dashboard_id == table_id.replace("-", "")
+    assert pages.dashboard_id == w.quality_monitors.get(name).dashboard_id
+    path = f"/api/2.1/quality-monitoring/tables/{name}/monitor/dashboard"
+    status, told = server.send("POST", path, {"colour": "red"})
+    assert status == 400 and "allowed: warehouse_id" in told["message"]
+
+
+def test_an_update_names_columns_that_are_there(server: Server, orders: tuple[str, str]) -> None:
+    name, table_id = orders
+    create(server.client(), table_id)
+    series = {"timestamp_col": "when", "granularities": ["1 day"]}
+    body = {"output_schema_name": "main.shop", "time_series": series}
+    status, told = server.send("PUT", f"{TABLES}/{name}/monitor", body)
+    assert (status, told["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert "time_series.timestamp_col: the table has no column 'when'" in told["message"]
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -534,8 +691,8 @@ def test_grants_of_the_endpoint_decide_and_say_nothing_to_strangers(
     body["data_profiling_config"] = {**schema, **BODY}
     monitor = f"{MONITORS}/table/{table_id}"
 
-    def told(method: str, path: str, token: str, given: Any = None) -> tuple[int, str]:
-        status, reply = server.send(method, path, given, token)
+    def told(method: str, path: str, token: str, asked: Any = None) -> tuple[int, str]:
+        status, reply = server.send(method, path, asked, token)
         return status, str(reply.get("message"))
 
     assert eventually(lambda: told("POST", MONITORS, viewer, body)[0] == 403)
@@ -565,5 +722,6 @@ def test_the_servers_own_tables_are_for_administrators(server: Server) -> None:
     assert server.send("POST", MONITORS, body, nobody)[0] == 403
     assert server.send("POST", MONITORS, body)[0] == 200
     assert server.send("GET", f"{MONITORS}/table/{table_id}", token=nobody)[0] == 403
-    assert server.send("GET", MONITORS, token=nobody)[1] == {"monitors": []}
+    assert table_id not in str(server.send("GET", MONITORS, token=nobody)[1])
+    assert table_id in str(server.send("GET", MONITORS)[1])
     server.send("DELETE", f"{MONITORS}/table/{table_id}")

@@ -110,8 +110,8 @@ def merged(a: Window, b: Window) -> Window:
 @dataclass(slots=True)
 class Manifest:
     """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
-    `slices`: the values of each slicing expression that count;
-    `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
+    `slices`: the values of each slicing expression that count; `formulas`: fingerprint of the
+    custom metrics that the rows were written with, empty without any; `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
     baseline rows that the profile table holds; `filled`: version and column wherever a version ever
     had a value in it."""
 
@@ -126,6 +126,7 @@ class Manifest:
     baseline_rows: str | None = None
     filled: list[list[str]] = field(default_factory=list)
     slices: dict[str, list[str]] = field(default_factory=dict)
+    formulas: str = ""
     format: int = FORMAT
 
 
@@ -152,18 +153,19 @@ class Kept:
     def keys(self, granularity: str | None, slice_: slices.Slice | None = None) -> list[WindowKey]:
         """Known windows of a granularity and a slice, None: of all rows; oldest first."""
         return sorted(
-            key for key in self._known() if (key.granularity, key.slice) == (granularity, slice_)
+            key for key in self.known() if (key.granularity, key.slice) == (granularity, slice_)
         )
 
     def slices_of(self, granularity: str | None, start: datetime | None = None) -> list[WindowKey]:
         """Known windows of slices, of one start or of any."""
         return [
             key
-            for key in self._known()
+            for key in self.known()
             if key.slice and key.granularity == granularity and start in (None, key.start)
         ]
 
-    def _known(self) -> set[WindowKey]:
+    def known(self) -> set[WindowKey]:
+        """All windows, of slices as well."""
         return {WindowKey.read(text) for text in self.manifest.windows} | set(self.changed)
 
     def window(self, key: WindowKey) -> dict[Group, Profile] | None:

@@ -74,6 +74,7 @@ class Watch:
         self.shape = watched.Shape.of(monitor.config, recorded)
         self.fingerprint = _fingerprint(self.shape)
         self.specs = monitor.config.get("custom_metrics") or []
+        self.formulas = _digest(self.specs) if self.specs else ""
         self.metrics = _metrics(monitor.config, recorded)
         self.slices: tuple[str, ...] = ()
         self.baseline: baseline.Baseline | None = None
@@ -111,6 +112,11 @@ class Watch:
             self._read_again()
         except intake.ReadAnew as reason:
             self._begin_anew(str(reason))
+        if self.kept.manifest.formulas != self.formulas:
+            # Other formulas over the same sums: no row is read again, all are written again.
+            self.dirty.profiles |= self.kept.known()
+            self.dirty.quality |= self.kept.known()
+            self.kept.manifest.baseline_rows = None
 
     def _new_intake(self) -> intake.Intake:
         return intake.Intake(self.table_uri, self.shape.time_column, self.shape.recorded)
@@ -416,6 +422,7 @@ class Watch:
         kept_columns = [
             name for name in self.rows.columns if name not in joined and not name.startswith("__")
         ]
+        self.kept.manifest.formulas = self.formulas
         self.kept.save(self.intake.taken, self.columns, kept_columns, self.intake.ahead)
         self.dirty = Dirty()
 
@@ -447,7 +454,10 @@ def _metrics(config: Mapping[str, Any], recorded: bool) -> "custom_metrics.Metri
 
 def _fingerprint(shape: watched.Shape) -> str:
     """Changes when profiles made before cannot be used any more."""
-    parts = {**asdict(shape), "format": kept.FORMAT}
+    return _digest({**asdict(shape), "format": kept.FORMAT})
+
+
+def _digest(parts: Any) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import deltalake
@@ -109,6 +110,20 @@ def rows_of(lake, column: str, kind: str = "profile", **where: Any) -> pl.DataFr
     for name in ("served_entity_name", "slice_key", "slice_value"):
         rows = rows.filter(pl.col(name).eq_missing(pl.lit(where.get(name), pl.String)))
     return rows.filter(pl.col("log_type") == where.get("log_type", "INPUT")).sort("start")
+
+
+def change(lake, *metrics: dict) -> None:
+    """The monitor with other custom metrics."""
+    with database.transaction(lake.engine) as connection:
+        given = {"custom_metrics": list(metrics), "output_schema_name": "main.flights"}
+        config = contract.updated_config(state.monitor(connection, TABLE).config, given)
+        state.replace_config(connection, TABLE, config, 1)
+
+
+def kept_files(lake) -> dict[str, Path]:
+    """What the monitor keeps of its windows."""
+    folder = lake.settings.data_dir / "monitors" / "t1"
+    return {path.name: path for path in folder.glob("window-*")}
 
 
 def truth(lake, frame: pl.DataFrame) -> pl.DataFrame:
@@ -313,18 +328,37 @@ def test_other_metrics_begin_with_everything_read_again(lake):
     frame = lake.rows(MONDAY, 200)
     lake.write(frame)
     lake.done(MONDAY + WEEK)
-    for metrics in ([SQUARES, aggregate("mean", "avg({{input_column}})", "temp")], [SQUARES, ROOT]):
-        with database.transaction(lake.engine) as connection:
-            given = {"custom_metrics": metrics, "output_schema_name": "main.flights"}
-            before = state.monitor(connection, TABLE).config
-            config = contract.updated_config(before, given)
-            state.replace_config(connection, TABLE, config, 1)
-        lake.done(MONDAY + WEEK)
-        row = rows_of(lake, "temp").row(0, named=True)
-        if "mean" in row:
-            assert row["mean"] == pytest.approx(frame["temp"].mean()) or metrics[-1] is ROOT
-    assert row["root"] == pytest.approx((frame["temp"] ** 2).mean() ** 0.5)
-    assert row["mean"] is None
+    change(lake, SQUARES, aggregate("mean", "avg({{input_column}})", "temp"))
+    done = lake.done(MONDAY + WEEK)
+    row = rows_of(lake, "temp").row(0, named=True)
+    assert row["mean"] == pytest.approx(frame["temp"].mean()) and done.progress["rows"] == 200
+    change(lake, SQUARES)
+    lake.done(MONDAY + WEEK)
+    assert rows_of(lake, "temp")["mean"].to_list() == [None]
+
+
+def test_other_formulas_over_the_same_sums_read_no_row_again(lake):
+    lake.baseline(n=500)
+    lake.monitor(custom_metrics=[SQUARES], baseline_table_name=BASELINE, slicing_exprs=["carrier"])
+    frames = [lake.rows(MONDAY + n * WEEK, 200) for n in range(2)]
+    for frame in frames:
+        lake.write(frame)
+    lake.done(MONDAY + 2 * WEEK)
+    before = {key: one.read_bytes() for key, one in kept_files(lake).items()}
+    change(lake, SQUARES, ROOT, drift("moved", "{{current_df}}.root - {{base_df}}.root", "temp"))
+    done = lake.done(MONDAY + 2 * WEEK)
+    assert done.progress["rows"] == 0
+    assert {key: one.read_bytes() for key, one in kept_files(lake).items()} == before
+    roots = [
+        (frame["temp"] ** 2).mean() ** 0.5 for frame in (*frames, pl.read_delta(lake.uri(BASELINE)))
+    ]
+    assert rows_of(lake, "temp")["root"].to_list() == pytest.approx(roots[:2])
+    assert rows_of(lake, "temp", log_type="BASELINE")["root"].to_list() == pytest.approx(roots[2:])
+    ua = frames[0].filter(pl.col("carrier") == "UA")["temp"]
+    cut = rows_of(lake, "temp", slice_key="carrier", slice_value="UA")
+    assert cut["root"][0] == pytest.approx((ua**2).mean() ** 0.5)
+    moved = rows_of(lake, "temp", "drift").filter(pl.col("drift_type") == "BASELINE")
+    assert moved["moved"].to_list() == pytest.approx([roots[0] - roots[2], roots[1] - roots[2]])
 
 
 def test_late_rows_a_restart_and_compaction_change_no_number(lake):

@@ -8,11 +8,10 @@ STEPS = [1, 5, 20, 50, 100]
 TINTS: dict[str, frame.Tint] = {"running": "blue", "completed": "green", "rolled_back": "red"}
 
 
-def draw(endpoint: api.Json, challenger: str) -> None:
-    """The ramp with its controls; without one, the form that begins it."""
+def draw(endpoint: api.Json, challenger: str, ramp: api.Json | None) -> None:
+    """The ramp with its controls; without one ({}), the form that begins it; None: not known."""
     name, why_not = str(endpoint["name"]), actions.refused(endpoint)
     st.markdown("#### Ramp")
-    ramp = frame.load("the ramp", api.ramp, name, absent={})
     if ramp is None:
         return
     if ramp.get("state"):

@@ -37,6 +37,7 @@ METRICS = {
     "feature_age_hours": "age of a looked-up feature",
     "drift": "drift",
 }
+RATES = ("accuracy", "recall", "precision", "error_rate")
 REASONS = {
     "no_data": "no request of this experiment has arrived",
     "sample_ratio": "the observed split is not the configured one",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from monitors import policies
+from monitors import policies, verdicts
 
 Kind = Literal["promote", "shift", "roll_back", "collect", "investigate"]
 
@@ -278,7 +278,7 @@ def _awaited(decision: Mapping[str, Any]) -> str:
     labels, hours = remaining.get("labels"), remaining.get("hours")
     if not labels:
         return str(decision.get("summary"))
-    when = "" if hours is None else f", about {hours:,.0f} hours"
+    when = "" if hours is None else f", about {verdicts.lasting(hours)}"
     return f"a decision after about {labels:,} more labels{when}"
 
 

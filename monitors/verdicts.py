@@ -108,7 +108,12 @@ def undecided(remaining: Mapping[str, Any]) -> str:
     labels, hours = remaining.get("labels"), remaining.get("hours")
     if not labels:
         return "not decided yet"
-    return f"about {labels:,} more labels" + ("" if hours is None else f", {hours:,.0f} hours")
+    return f"about {labels:,} more labels" + ("" if hours is None else f", {lasting(hours)}")
+
+
+def lasting(hours: float) -> str:
+    """A length of time in the unit that reads best: `9 hours`, `86 days`."""
+    return f"{hours:,.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
 def respected(found: list[guardrails.Guardrail]) -> str:

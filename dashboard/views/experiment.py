@@ -5,7 +5,19 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import actions, api, charts, evidence, forest, frame, ramps, shadows, snippets, words
+from dashboard import (
+    actions,
+    api,
+    charts,
+    evidence,
+    forest,
+    frame,
+    ramps,
+    shadows,
+    snippets,
+    verdict,
+    words,
+)
 
 LOOKS: dict[str, tuple[frame.Tint, str]] = {
     "promote": ("green", ":material/trending_up:"),
@@ -13,7 +25,7 @@ LOOKS: dict[str, tuple[frame.Tint, str]] = {
     "hold": ("orange", ":material/pause_circle:"),
     "keep_collecting": ("blue", ":material/hourglass_top:"),
 }
-BROKEN = ("sample_ratio", "labels_uneven")
+ORDER = ("promote", "roll_back", "keep_collecting", "hold")
 MOST_SLICES = 20
 
 
@@ -32,6 +44,7 @@ def main() -> None:
         none_yet(name, endpoint)
         shadows.draw(endpoint)
         return
+    ramp = frame.load("the ramp", api.ramp, name, absent={})
     decision = choose_decision(reply.get("decisions") or [])
     if decision is None:
         st.info(
@@ -40,9 +53,9 @@ def main() -> None:
             icon=":material/hourglass_top:",
         )
     else:
-        show(name, endpoint, reply["policy"], decision)
+        show(name, endpoint, reply["policy"], decision, ramp or {})
     challenger, _ = evidence.roles(reply["policy"], decision or {})
-    ramps.draw(endpoint, challenger)
+    ramps.draw(endpoint, challenger, ramp)
     shadows.draw(endpoint)
     with st.expander("What was agreed beforehand (the policy)"):
         st.json(reply["policy"])
@@ -65,20 +78,42 @@ def none_yet(name: str, endpoint: api.Json) -> None:
 
 
 def choose_decision(decisions: list[api.Json]) -> api.Json | None:
-    """The newest decision; with several challengers the chosen one's."""
+    """The newest decision; with several challengers a line for each, and the chosen one's."""
     if not decisions:
         return None
-    names = [str(d.get("challenger")) for d in decisions]
-    if len(names) == 1:
+    if len(decisions) == 1:
         return decisions[0]
+    found = sorted(decisions, key=lambda d: (_order(d), str(d.get("challenger"))))
+    names = [str(d.get("challenger")) for d in found]
+    with st.container(border=True):
+        for decision in found:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                badge(decision)
+                line = verdict.of(decision, {}).headline
+                st.markdown(words.plain(line), width="content")
     wanted = frame.here().version
     index = names.index(wanted) if wanted in names else 0
-    chosen = st.selectbox("Challenger", names, index=index, key="experiment_challenger")
-    return decisions[names.index(chosen)]
+    chosen = st.selectbox(
+        f"{len(names)} challengers; below:", names, index=index, key="experiment_challenger"
+    )
+    return found[names.index(chosen)]
 
 
-def show(name: str, endpoint: api.Json, policy: api.Json, decision: api.Json) -> None:
-    verdict(endpoint, policy, decision)
+def _order(decision: api.Json) -> int:
+    action = str(decision.get("action"))
+    return ORDER.index(action) if action in ORDER else len(ORDER)
+
+
+def badge(decision: api.Json) -> None:
+    action = str(decision.get("action"))
+    tint, icon = LOOKS.get(action, LOOKS["keep_collecting"])
+    st.badge(words.ACTIONS.get(action, action), icon=icon, color=tint)
+
+
+def show(
+    name: str, endpoint: api.Json, policy: api.Json, decision: api.Json, ramp: api.Json
+) -> None:
+    say(endpoint, policy, decision, ramp)
     st.markdown("#### Differences with intervals")
     evidence.metrics(policy, decision)
     st.markdown("#### Can the numbers be trusted?")
@@ -91,38 +126,26 @@ def show(name: str, endpoint: api.Json, policy: api.Json, decision: api.Json) ->
 # verdict
 
 
-def verdict(endpoint: api.Json, policy: api.Json, decision: api.Json) -> None:
-    """One line: what to do and on what numbers; a broken comparison shows its cause instead."""
-    action, reasons = str(decision.get("action")), list(decision.get("reasons") or [])
-    tint, icon = LOOKS.get(action, LOOKS["keep_collecting"])
-    broken = [r for r in reasons if str(r).startswith(BROKEN)]
+def say(endpoint: api.Json, policy: api.Json, decision: api.Json, ramp: api.Json) -> None:
+    """What the verdict is, why, what happens next; a broken comparison shows its cause instead."""
+    told = verdict.of(decision, ramp)
+    broken = any(str(r).startswith(verdict.BROKEN) for r in decision.get("reasons") or [])
     with st.container(border=True):
         text, buttons = st.columns([4.6, 1.4], vertical_alignment="center")
         with text:
-            st.badge(words.ACTIONS.get(action, action), icon=icon, color=tint)
+            badge(decision)
+            st.markdown(f"##### {words.plain(told.headline)}")
             if broken:
-                causes = "; ".join(words.reason(str(r)) for r in broken)
-                st.markdown(f"**No verdict: {words.plain(causes)}**")
-                st.caption("Until this is cured, no difference below means anything.")
-            else:
-                st.markdown(f"**{words.plain(decision.get('summary') or 'No summary.')}**")
-            said = "; ".join(words.reason(str(r)) for r in reasons)
-            facts = [f"because {said}"] if said else []
-            facts.append(f"decided {words.clock(decision.get('decided_time'))}")
-            facts.append(missing(decision))
-            st.caption(words.plain(" · ".join(fact for fact in facts if fact)))
+                st.markdown("**Why:** until this is cured, no difference below means anything.")
+            elif told.why:
+                st.markdown(f"**Why:** {words.plain(told.why)}")
+            st.markdown(f"**Next:** {words.plain(told.then)}")
+            facts = [f"decided {words.clock(decision.get('decided_time'))}"]
+            if not broken and decision.get("summary"):
+                facts.append(f"in full: {decision['summary']}")
+            st.caption(words.plain(" · ".join(facts)))
         with buttons:
             act(endpoint, policy, decision)
-
-
-def missing(decision: api.Json) -> str:
-    """What is still needed, where the decision knows."""
-    remaining = decision.get("remaining") or {}
-    labels, hours = words.figure(remaining.get("labels")), words.figure(remaining.get("hours"))
-    if not labels or decision.get("action") != "keep_collecting":
-        return ""
-    time = f", about {words.duration(hours * 3600)}" if hours else ""
-    return f"about {words.count(labels)} more labels needed{time}"
 
 
 def act(endpoint: api.Json, policy: api.Json, decision: api.Json) -> None:

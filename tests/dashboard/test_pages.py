@@ -354,7 +354,26 @@ def test_a_broken_split_hides_the_verdict_and_shows_the_cause(opened: Any, provi
 def test_keep_collecting_says_how_much_is_missing(opened: Any, provider: Any) -> None:
     waiting = standin.decision(5)
     provider.overrides["/experiment"] = {"policy": standin.POLICY, "decisions": [waiting]}
-    assert "about 900 more labels needed, about 5 days" in said(opened("experiment"))
+    page = said(opened("experiment"))
+    assert "About 900 more labels needed, about 5 days; the ramp goes on by its gates." in page
+
+
+def test_several_challengers_have_a_line_each_and_the_winner_is_shown(
+    opened: Any, provider: Any
+) -> None:
+    second = standin.decision(15)
+    lost = second | {"challenger": "v3", "action": "hold", "reasons": ["lost_to:v2"]}
+    provider.overrides["/experiment"] = {
+        "policy": standin.POLICY,
+        "decisions": [lost, second | {"action": "promote", "reasons": ["better"]}],
+    }
+    app = opened("experiment")
+    page = said(app)
+    assert "v3 is better than v1, but v2 is surer to gain more." in page
+    assert app.selectbox(key="experiment_challenger").value == "v2"
+    assert "##### v2 is better than v1." in page
+    app.selectbox(key="experiment_challenger").select("v3").run()
+    assert "**Next:** Nothing: the winner is the one to promote." in said(app)
 
 
 def test_an_experiment_without_a_decision_waits(opened: Any, provider: Any) -> None:

@@ -22,11 +22,13 @@ def check(
 ) -> None:
     """Raises InvalidParameter that names the metric. columns: of the monitored table; None: it
     comes later, and may have any. metric_tables: profile and drift, as far as they are there."""
-    from monitors import custom_metrics as metrics_of  # half a second that only they need
+    # Half a second that only they need.
+    from monitors import custom_definitions
+    from monitors import custom_metrics as metrics_of
 
     recorded = columns is None or "databricks_request_id" in columns
     context = metrics_of.Context.of(config, recorded)
-    metrics = metrics_of.read(config["custom_metrics"], context)
+    metrics = custom_definitions.read(config["custom_metrics"], context)
     log = config.get("inference_log") or {}
     _check_types(metrics.types, metric_tables, log.get("model_id_col"))
     if columns is None:

@@ -111,9 +111,9 @@ def merged(a: Window, b: Window) -> Window:
 class Manifest:
     """What a monitor knows. `fingerprint`: of the configuration that its profiles were made with;
     `slices`: the values of each slicing expression that count; `formulas`: fingerprint of the
-    custom metrics that the rows were written with, empty without any; `ahead`: file of the rows that were read before their time came; `baseline_rows`: key of the
-    baseline rows that the profile table holds; `filled`: version and column wherever a version ever
-    had a value in it."""
+    custom metrics that the rows were written with, empty without any; `ahead`: file of the rows
+    that were read before their time came; `baseline_rows`: key of the baseline rows that the
+    profile table holds; `filled`: version and column wherever a version ever had a value in it."""
 
     fingerprint: str
     files: list[str] = field(default_factory=list)

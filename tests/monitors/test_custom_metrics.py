@@ -19,6 +19,7 @@ from capture import database, errors
 from monitors import (
     contract,
     custom_checks,
+    custom_definitions,
     custom_metrics,
     custom_sums,
     reads,
@@ -434,7 +435,9 @@ def test_any_split_in_any_order_gives_the_same_statistics(values, seed):
     order = list(values)
     seed.shuffle(order)
     cut = seed.randint(0, len(order))
-    part = custom_metrics.read([aggregate("m", "sum(x)")], custom_metrics.Context()).parts.values()
+    part = custom_definitions.read(
+        [aggregate("m", "sum(x)")], custom_metrics.Context()
+    ).parts.values()
     sums = []
     for some in (order[:cut], order[cut:]):
         ready = custom_sums.prepared(pl.DataFrame({"x": pl.Series(some, dtype=pl.Float64)}), part)
@@ -454,7 +457,9 @@ def test_any_split_in_any_order_gives_the_same_statistics(values, seed):
 
 
 def test_beyond_the_range_of_a_double_nothing_is_said():
-    part = custom_metrics.read([aggregate("m", "sum(x)")], custom_metrics.Context()).parts.values()
+    part = custom_definitions.read(
+        [aggregate("m", "sum(x)")], custom_metrics.Context()
+    ).parts.values()
     ready = custom_sums.prepared(pl.DataFrame({"x": [1.7e308, 1.7e308]}), part)
     one = custom_sums.measured(ready, ready.rows, None)[None, "x"]
     again = custom_sums.from_dict(orjson.loads(orjson.dumps(custom_sums.to_dict(one))))

@@ -16,7 +16,7 @@ from capture import errors, expressions
 from monitors import custom_metrics, tables
 
 KINDS = {f"CUSTOM_METRIC_TYPE_{kind}": kind for kind in ("AGGREGATE", "DERIVED", "DRIFT")}
-MOST_FORMULAS = 2_000
+MOST_FORMULAS = 1_000
 # Aggregates that add up over files, and which number of the sums each of them is.
 ADDITIVE: dict[type[Any], str] = {
     sql.Count: "count",
@@ -53,6 +53,10 @@ def read(
 ) -> custom_metrics.Metrics:
     """The metrics of a configuration (`contract.CustomMetric`). Raises InvalidParameter that names
     the metric, and the node or name in its definition."""
+    if sum(len(spec["input_columns"]) for spec in specs) > MOST_FORMULAS:
+        raise errors.InvalidParameter(
+            f"custom_metrics: over {MOST_FORMULAS} metrics times input columns."
+        )
     _check_names(specs)
     found = custom_metrics.Metrics(types={})
     for kind in KINDS.values():
@@ -67,10 +71,6 @@ def read(
                     raise errors.InvalidParameter(
                         f"custom_metrics[{number}] '{spec['name']}': {said}"
                     ) from None
-    if len(found.aggregates) + len(found.derived) + len(found.drift) > MOST_FORMULAS:
-        raise errors.InvalidParameter(
-            f"custom_metrics: over {MOST_FORMULAS} metrics times input columns."
-        )
     return found
 
 

@@ -199,7 +199,9 @@ class WindowRows:
         before = [k for k in references.before(self.known, key) if self.known.kept.whole(k)]
         part = reference.of(key.slice)
         part.sums = custom_sums.together(self.sums_of(k) for k in before)
-        whole = functools.reduce(groups.merged, (self.groups_of(k) for k in before), {})
+        whole: groups.Groups = {}
+        for k in before:
+            whole = groups.merged(whole, self.groups_of(k))
         rows = self._baseline_columns(part, "", key.slice)
         rows += self._baseline_table(part, whole, "", key.slice)
         return custom_rows.by_group(rows, model)

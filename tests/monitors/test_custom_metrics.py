@@ -566,6 +566,13 @@ def test_a_hostile_metric_of_any_type_is_refused_by_name(metric, named):
     assert "custom_metrics" in refused.value.message
 
 
+def test_too_many_metrics_are_refused_before_any_is_parsed():
+    columns = [f"c{n}" for n in range(200)]
+    metrics = [aggregate(f"m{n}", "read_csv({{input_column}})", *columns) for n in range(100)]
+    with pytest.raises(errors.InvalidParameter, match="over 1000 metrics times input columns"):
+        custom_checks.check(config_of(*metrics), None, [])
+
+
 @given(
     text=st.lists(
         st.sampled_from(

@@ -19,7 +19,8 @@ def week_of(folder: Path, filled: set[tuple[str, str]]) -> kept.Kept:
     known = kept.Kept(folder, "fingerprint")
     v1, v2 = profiled([None] * 6), profiled([20.0, 21.0, None, 23.0])
     both = profile.merge(v1, v2)
-    known.add(WEEK, {(None, "temp"): both, ("v1", "temp"): v1, ("v2", "temp"): v2})
+    profiles = {(None, "temp"): both, ("v1", "temp"): v1, ("v2", "temp"): v2}
+    known.add(WEEK, kept.Window(profiles))
     known.filled |= filled
     return known
 

@@ -17,7 +17,11 @@ from monitors import cells, policies
 Floats = NDArray[np.float64]
 
 # Of every request, beside the columns of the table (experiments.md, "Input").
-GIVEN = {"latency_ms": pl.Float64(), "label": pl.Null(), "label_time": pl.Datetime("us", "UTC")}
+GIVEN = {
+    **dict.fromkeys(("prediction", "score", "label"), pl.Null()),
+    "latency_ms": pl.Float64(),
+    "label_time": pl.Datetime("us", "UTC"),
+}
 
 
 @lru_cache(maxsize=256)

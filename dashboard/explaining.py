@@ -77,7 +77,8 @@ def stage(job: api.Json) -> str:
     if job["state"] == "queued":
         said = ["waits its turn"]
     else:
-        said = ["is being cancelled" if job.get("cancel_requested") else str(job.get("stage"))]
+        stage = str(job.get("stage") or "starting")
+        said = ["is being cancelled" if job.get("cancel_requested") else stage]
         if job.get("total"):
             said.append(f"{words.count(job['done'])} of {words.count(job['total'])}")
     began = words.moment(job.get("started_time") or job.get("created_time"))

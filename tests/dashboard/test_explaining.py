@@ -46,6 +46,8 @@ def test_progress_is_said_in_words() -> None:
     assert explaining.stage(RUNNING).startswith("The report: reading the window, 3 of 40, ")
     waiting = RUNNING | {"state": "queued", "started_time": None}
     assert explaining.stage(waiting) == "The report: waits its turn"
+    begun = explaining.stage(RUNNING | {"stage": "", "total": 0})
+    assert begun.startswith("The report: starting, ")
     assert "is being cancelled" in explaining.stage(RUNNING | {"cancel_requested": True})
 
 

@@ -101,16 +101,12 @@ class Notifications(contract.Shape):
     on_failure: contract.Destination | None = None
 
 
-class CustomMetric(contract.Shape):
-    type: Literal[
+class CustomMetric(contract.CustomMetric):
+    type: Literal[  # type: ignore[assignment]
         "DATA_PROFILING_CUSTOM_METRIC_TYPE_AGGREGATE",
         "DATA_PROFILING_CUSTOM_METRIC_TYPE_DERIVED",
         "DATA_PROFILING_CUSTOM_METRIC_TYPE_DRIFT",
     ]
-    name: str
-    definition: str
-    input_columns: list[str]
-    output_data_type: str
 
 
 class Profiling(contract.Shape):
@@ -125,7 +121,9 @@ class Profiling(contract.Shape):
     slicing_exprs: list[str] | None = pydantic.Field(
         default=None, max_length=contract.MOST_SLICING_EXPRS
     )
-    custom_metrics: list[CustomMetric] | None = None
+    custom_metrics: list[CustomMetric] | None = pydantic.Field(
+        default=None, max_length=contract.MOST_CUSTOM_METRICS
+    )
     schedule: Schedule | None = None
     notification_settings: Notifications | None = None
     skip_builtin_dashboard: bool | None = None

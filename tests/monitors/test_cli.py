@@ -156,7 +156,8 @@ def test_a_webhook_is_made_and_its_secret_printed(server):
     server.replies["POST /api/1.0/webhooks"] = {"id": "w1", "secret": "whsec_x"}
     out, _ = run(cli.webhooks_app, "create", "http://127.0.0.1:1/", "--event", "alert.*")
     assert out == "w1 whsec_x\n"
-    assert server.asked[-1][2] == {"url": "http://127.0.0.1:1/", "events": ["alert.*"]}
+    wanted = {"url": "http://127.0.0.1:1/", "events": ["alert.*"], "format": "standard"}
+    assert server.asked[-1][2] == wanted
     server.replies["POST /api/1.0/webhooks/w1/rotate-secret"] = {"secret": "whsec_y"}
     assert run(cli.webhooks_app, "rotate-secret", "w1")[0] == "whsec_y\n"
     server.replies["GET /api/1.0/webhooks/w1/deliveries"] = {"deliveries": [{"id": "3"}]}

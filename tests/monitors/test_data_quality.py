@@ -261,12 +261,12 @@ def test_a_baseline_is_set_replaced_and_taken_away(
     server.write("main.shop.training")
     create(w, table_id, baseline_table_name="main.shop.training")
     run(w, table_id)
-    assert {"BASELINE", "CONSECUTIVE"} == set(drift(server, name)["drift_type"])
+    assert {"BASELINE", "CONSECUTIVE"} == set(metric_rows(server, name, "drift")["drift_type"])
     after = update(w, table_id, "data_profiling_config.baseline_table_name", profiling(w))
     assert after.baseline_table_name is None
     server.write(name)  # late rows in every window: each is compared anew
     run(w, table_id)
-    assert {"CONSECUTIVE"} == set(drift(server, name)["drift_type"])
+    assert {"CONSECUTIVE"} == set(metric_rows(server, name, "drift")["drift_type"])
 
 
 def run(w: WorkspaceClient, table_id: str) -> dq.Refresh:
@@ -283,9 +283,29 @@ def run(w: WorkspaceClient, table_id: str) -> dq.Refresh:
     return found
 
 
-def drift(server: Server, name: str) -> pl.DataFrame:
-    table = names.table_name(f"{name}_drift_metrics")
+def metric_rows(server: Server, name: str, kind: str) -> pl.DataFrame:
+    """Rows of a metric table; kind: profile or drift."""
+    table = names.table_name(f"{name}_{kind}_metrics")
     return pl.read_delta(names.table_path(server.settings.tables_root, table))
+
+
+def test_custom_metrics_are_those_of_both_generations(
+    w: WorkspaceClient, server: Server, orders: tuple[str, str]
+) -> None:
+    name, table_id = orders
+    kind = dq.DataProfilingCustomMetricType.DATA_PROFILING_CUSTOM_METRIC_TYPE_AGGREGATE
+    twice = dq.DataProfilingCustomMetric(
+        "twice", "avg({{input_column}} * 2)", ["x"], "double", kind
+    )
+    assert create(w, table_id, custom_metrics=[twice]).custom_metrics == [twice]
+    (older,) = w.quality_monitors.get(name).custom_metrics or []
+    assert older.type == first.MonitorMetricType.CUSTOM_METRIC_TYPE_AGGREGATE
+    assert older.definition == twice.definition
+    run(w, table_id)
+    rows = metric_rows(server, name, "profile").filter(column_name="x")
+    assert rows["twice"].to_list() == pytest.approx((rows["avg"] * 2).to_list())
+    after = update(w, table_id, "data_profiling_config.custom_metrics", profiling(w))
+    assert not after.custom_metrics
 
 
 def test_no_change_of_many_at_once_is_lost(server: Server, orders: tuple[str, str]) -> None:

@@ -191,13 +191,16 @@ class Shadows:
         self, copy: Copy, answer: wire.Answer | None, error: errors.InferlakeError | None
     ) -> None:
         self._pump_soon()
-        if answer is not None:
-            found = Outcome(answer.status, answer.body, answer.error_source, answer)
-        elif error is not None and error.status != errors.Unavailable.status:
-            found = Outcome(error.status, orjson.dumps(errors.envelope(error)), "server", None)
-        else:  # nobody was there to ask: that says nothing of the version
+        came = answer or error
+        if came is None or came.status == errors.Unavailable.status:
+            # It never came to a model: that says nothing of the version.
             self._drop(copy, NOT_READY)
             return
+        if answer is not None:
+            found = Outcome(answer.status, answer.body, answer.error_source, answer)
+        else:
+            assert error is not None  # one of the two came
+            found = Outcome(error.status, orjson.dumps(errors.envelope(error)), "server", None)
         if not self._rows:
             self._loop.call_soon(self._write)
         self._rows.append((copy, row(copy, found, self._cap_bytes)))

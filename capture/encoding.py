@@ -17,6 +17,7 @@ import msgspec
 from capture import blocks
 
 COLUMNWISE_ROWS = 24
+_HEAD = struct.Struct("<4sI")
 _PADDINGS = [bytes(size) for size in range(8)]
 
 
@@ -100,20 +101,22 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def _as_they_are(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
-    name, name_bytes = _name(table)
+    name, start, code, name_bytes = _packed_front(table, kind)
     packed = _pack(group)
-    start, size = blocks.BLOCK.size + len(name), len(packed)
+    size = len(packed)
     padding = _PADDINGS[-size % 8]
-    code = blocks.LAYOUTS[kind].code | blocks.PACKED
     front = blocks.AFTER_CRC.pack(
         start + size + len(padding), len(group), start, 0, 0, 0, size, code, name_bytes
     )
     rest = b"".join((front, name, packed, padding))
-    return [_head(zlib.crc32(rest)) + rest]
+    return [_HEAD.pack(blocks.BLOCK_MAGIC, zlib.crc32(rest)), rest]
 
 
-def _head(crc: int) -> bytes:
-    return blocks.BLOCK_MAGIC + crc.to_bytes(4, "little")
+@functools.lru_cache(maxsize=1024)
+def _packed_front(table: str, kind: str) -> tuple[bytes, int, int, int]:
+    name, name_bytes = _name(table)
+    code = blocks.LAYOUTS[kind].code | blocks.PACKED
+    return name, blocks.BLOCK.size + len(name), code, name_bytes
 
 
 # Many rows ---------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def _columnwise(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
     crc = 0
     for piece in rest:
         crc = zlib.crc32(piece, crc)
-    return [_head(crc), *rest]
+    return [_HEAD.pack(blocks.BLOCK_MAGIC, crc), *rest]
 
 
 def _joined(texts: Sequence[str | None]) -> tuple[list[int], bytes]:

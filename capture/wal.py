@@ -127,7 +127,7 @@ class Log:
     @property
     def is_full(self) -> bool:
         """Whether the backlog has reached its limit."""
-        return self.backlog_bytes >= self._settings.wal_backlog_bytes
+        return self.backlog_bytes >= self._backlog_limit
 
     def append(self, table: str, kind: str, group: Sequence[Any], power: bool = False) -> None:
         """Write rows (`rows.Payload` for "payload", `rows.Label` for "labels") of one table.
@@ -140,7 +140,7 @@ class Log:
         if not group:
             return
         block = encoding.pieces(table, kind, group)
-        size = len(block[0]) if len(block) == 1 else sum(map(len, block))
+        size = sum(map(len, block))
         if size > MAX_BLOCK_BYTES and len(group) > 1:
             half = len(group) // 2
             self.append(table, kind, group[:half], power)
@@ -202,13 +202,15 @@ class Log:
     # -- writing
 
     def _write(self, block: list[bytes], size: int, power: bool) -> None:
-        if self.backlog_bytes + size > self._backlog_limit:
+        segment = self._segment
+        if self._waiting_bytes + (segment.size if segment else 0) + size > self._backlog_limit:
             raise errors.LogFull(
                 f"{self.backlog_bytes} bytes of requests wait to be recorded; the limit is "
                 f"{self._backlog_limit}."
             )
         try:
-            segment = self._opened()
+            if segment is None or segment.sync_failed:
+                segment = self._opened()
             self._put(segment, block, size)
             if power:
                 segment = self._synced(segment, block, size)

@@ -26,15 +26,23 @@ def restore_target(
     versions: Sequence[Mapping[str, Any]], present: int, champion: str, challenger: str
 ) -> int | None:
     """The newest configuration before `present` that was active once, in which the challenger has
-    no traffic, the champion has some, and all others have what they have now; None: there is none.
-    Pure."""
+    no traffic, the champion has some, and nobody else loses or gains by it more than a part of the
+    challenger's; None: there is none. Pure."""
     splits = {int(one["config_version"]): server.shares(one["config"]) for one in versions}
     now = splits.get(present, {})
+    left = 100 - now.get(challenger, 0)
 
     def fits(shares: Mapping[str, int]) -> bool:
-        others = {*shares, *now} - {champion, challenger}
-        gone = shares.get(challenger, 0) == 0 and shares.get(champion, 0) > 0
-        return gone and all(shares.get(name, 0) == now.get(name, 0) for name in others)
+        if shares.get(challenger, 0) > 0 or shares.get(champion, 0) == 0:
+            return False
+        for name in {*shares, *now} - {champion, challenger}:
+            mine, before = now.get(name, 0), shares.get(name, 0)
+            # Shares are whole: one point more or less is rounding.
+            if (mine == 0) != (before == 0) or not mine - 1 <= before <= 100 * mine / (
+                left or 1
+            ) + 1:
+                return False
+        return True
 
     active = [
         int(one["config_version"])

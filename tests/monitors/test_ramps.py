@@ -262,9 +262,8 @@ configurations = st.lists(
 )
 
 
-@given(configurations)
-def test_what_is_restored_never_serves_the_challenger(found):
-    versions = [
+def numbered(found: list[dict[str, int]]) -> list[dict[str, object]]:
+    return [
         {
             "config_version": number,
             "config": {
@@ -278,12 +277,31 @@ def test_what_is_restored_never_serves_the_challenger(found):
         }
         for number, shares in enumerate(found, 1)
     ]
-    target = ramps.restore_target(versions, len(found), "v1", "v2")
-    fitting = [
-        number
-        for number, shares in enumerate(found[:-1], 1)
-        if not shares.get("v2")
-        and shares.get("v1")
-        and shares.get("v3", 0) == found[-1].get("v3", 0)
-    ]
-    assert target == (fitting[-1] if fitting else None)
+
+
+@given(configurations)
+def test_what_is_restored_takes_nothing_from_others_and_revives_nobody(found):
+    target = ramps.restore_target(numbered(found), len(found), "v1", "v2")
+    if target is not None:
+        then, now = found[target - 1], found[-1]
+        assert not then.get("v2") and then.get("v1")
+        assert bool(then.get("v3")) == bool(now.get("v3"))
+        assert then.get("v3", 0) >= now.get("v3", 0) - 1
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fits"),
+    [
+        ({"v1": 100}, {"v1": 90, "v2": 10}, True),
+        ({"v1": 90, "v3": 10}, {"v1": 81, "v2": 10, "v3": 9}, True),  # v2 took from both
+        ({"v1": 90, "v3": 10}, {"v1": 80, "v2": 10, "v3": 10}, True),  # v2 took from v1 alone
+        ({"v1": 60, "v3": 40}, {"v1": 80, "v2": 10, "v3": 10}, False),  # v3 has less since
+        ({"v1": 100}, {"v1": 80, "v2": 10, "v3": 10}, False),  # v3 came later
+        ({"v1": 90, "v3": 10}, {"v1": 90, "v2": 10}, False),  # v3 was taken away
+        ({"v3": 100}, {"v1": 90, "v2": 10}, False),
+        ({"v1": 100, "v3": 0}, {"v2": 100}, True),
+    ],
+)
+def test_a_configuration_is_restored_where_others_keep_their_traffic(before, now, fits):
+    target = ramps.restore_target(numbered([before, now]), 2, "v1", "v2")
+    assert target == (1 if fits else None)

@@ -6,7 +6,7 @@ refresh that dies in between is done again from what was kept, and replaces what
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -118,6 +118,7 @@ class Refresher:
         monitor: state.Monitor,
         refresh_id: int,
         found: Measured,
+        fence: Callable[[], None],
     ) -> None:
         """Replace the rows of dirty windows in both metric tables, one commit each."""
         origin = metric_rows.Origin(
@@ -150,7 +151,7 @@ class Refresher:
         ):
             uri = names.table_path(self.settings.tables_root, names.table_name(name))
             tables.replace_windows(
-                uri, schema, rows, monitor.table_id, refresh_id, not dirty.everything
+                uri, schema, rows, monitor.table_id, refresh_id, not dirty.everything, fence
             )
 
     def _add_baseline(

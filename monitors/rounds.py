@@ -77,10 +77,11 @@ class Rounds:
             waiting = state.pending_refresh(connection)
         if waiting is None:
             return False
+        now = _now_ms()
         with database.transaction(self.engine) as connection:
-            started = state.start_refresh(connection, waiting.id, _now_ms())
+            started = state.start_refresh(connection, waiting.id, now)
         if started:
-            self._run(waiting)
+            self._run(waiting._replace(state="RUNNING", started_ms=now))
         return True
 
     def _run(self, job: state.Refresh) -> None:
@@ -94,6 +95,7 @@ class Rounds:
         except watch.Cancelled:
             self.refresher.forget(job.table_name)
             with database.transaction(self.engine) as connection:
+                _check_mine(connection, job)
                 state.end_refresh(connection, job.id, "CANCELED", None, _now_ms())
         except (KeyboardInterrupt, SystemExit, LeaseLost):
             raise
@@ -109,6 +111,7 @@ class Rounds:
         log.error("refresh_failed", table=job.table_name, refresh=job.id, error=repr(error)[:2000])
         now = _now_ms()
         with database.transaction(self.engine) as connection:
+            _check_mine(connection, job)
             state.end_refresh(connection, job.id, "FAILED", message, now)
             monitor = state.get_monitor(connection, job.table_name)
             status = "MONITOR_STATUS_ERROR" if ours else "MONITOR_STATUS_FAILED"
@@ -137,14 +140,19 @@ class Rounds:
         refresh.meet_new_baseline(known)
         most = max((rule.windows for rule in rules), default=1)
         found = self.refresher.measure(known, refresh.newest_windows(known, most, rules))
-        if not self.holds_lease():
-            raise LeaseLost
-        self.refresher.write(known, monitor, job.id, found)
+        self._fence()
+        self.refresher.write(known, monitor, job.id, found, self._fence)
         looks = self._looks(known, experiment, moment)
         self._store(known, looks, job.id)
         traffic = self._act(known, looks)
+        self._fence()
         known.settle()
         self._conclude(job, monitor, known, found, rules, looks, traffic, moment)
+
+    def _fence(self) -> None:
+        """Raises LeaseLost where another process has begun with this one's work."""
+        if not self.holds_lease():
+            raise LeaseLost
 
     def _endpoint(
         self, monitor: state.Monitor
@@ -183,6 +191,7 @@ class Rounds:
         self.drifted[monitor.table_name] = _drifted(known, found)
         summary = self.refresher.summary(known, found, moment, monitor.summary)
         with database.transaction(self.engine) as connection:
+            _check_mine(connection, job)
             if monitor.endpoint is not None:
                 alerts.apply(connection, rules, made, monitor.endpoint, now)
             if traffic is not None:
@@ -301,6 +310,16 @@ def _drifted(known: watch.Watch, found: refresh.Measured) -> list[dict[str, Any]
         and one.judgement.status == "drifted"
         and (one.version is None or one.column in known.shape.outputs)
     ]
+
+
+def _check_mine(connection: sa.Connection, job: state.Refresh) -> None:
+    """Raises LeaseLost where a refresh was begun again by another process: this one slept."""
+    try:
+        now = state.get_refresh(connection, job.table_name, job.id)
+    except errors.DoesNotExist:
+        return  # gone with its monitor
+    if (now.state, now.started_ms) != (job.state, job.started_ms):
+        raise LeaseLost
 
 
 def _now_ms() -> int:

@@ -11,7 +11,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -226,17 +226,20 @@ def replace_windows(
     app_id: str,
     app_version: int,
     keep_others: bool = True,
+    fence: Callable[[], None] = lambda: None,
 ) -> int:
     """Replace the rows of every given window key by the given rows, in one commit.
 
     `windows`: window key -> rows, which may be none. `keep_others` False: no other window stays.
     The app transaction tells which refresh wrote it. Gives the table's version. Written again on a
-    conflict, from the table's newest state."""
+    conflict, from the table's newest state. `fence` raises if the lease was lost: it is asked after
+    that state was read, and whoever writes later than that makes this commit a conflict."""
     if not windows and keep_others:
         table = open_table(uri)
         return table.version() if table else -1
     for attempt in range(ATTEMPTS):
         table = open_or_create(uri, schema)
+        fence()
         try:
             return _replace(table, uri, schema, windows, app_id, app_version, keep_others)
         except DeltaError:

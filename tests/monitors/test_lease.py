@@ -2,12 +2,17 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 
+import polars as pl
 import pytest
 
 from capture import database
 from capture.settings import Settings
-from monitors import lease
+from monitors import lease, rounds, state
+
+MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+TABLE = "main.flights.p_unpacked"
 
 
 @pytest.fixture
@@ -59,3 +64,44 @@ def test_only_certain_death_counts():
     assert not lease.is_gone(f"elsewhere/{pid}/1.00")
     assert not lease.is_gone(f"elsewhere/999999999/{started}")
     assert not lease.is_gone("no such form")
+
+
+@pytest.mark.parametrize("asleep_at", [1, 2, 3, 4])
+def test_a_holder_that_slept_through_its_lease_writes_nothing_over_its_heirs_work(lake, asleep_at):
+    """It falls asleep right after it was told for the `asleep_at`-th time that the lease is its
+    own; its heir does the same refresh meanwhile, with rows that came later."""
+    lake.monitor()
+    lake.write(lake.rows(MONDAY, 300))
+    heir = rounds.Rounds(lake.engine, lake.settings, lambda: True)
+    asked = 0
+
+    def holds_lease() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == asleep_at:
+            lake.write(lake.rows(MONDAY, 200))
+            with database.transaction(lake.engine) as connection:
+                state.queue_again(connection)
+            assert heir.run_pending()
+        return asked <= asleep_at
+
+    sleeper = rounds.Rounds(lake.engine, lake.settings, holds_lease)
+    with database.transaction(lake.engine) as connection:
+        number = state.request_refresh(connection, TABLE, "MANUAL", None, 1)
+    with pytest.raises(rounds.LeaseLost):
+        sleeper.run_pending()
+    with database.reading(lake.engine) as connection:
+        assert state.get_refresh(connection, TABLE, number).state == "SUCCESS"
+    assert counts(lake) == [500]
+    lake.write(lake.rows(MONDAY, 100))
+    lake.done()
+    assert counts(lake) == [600]
+    for made in (heir, sleeper):
+        made.close()
+
+
+def counts(lake) -> list[int]:
+    """Rows of every window as the profile table tells them."""
+    rows = lake.metrics("profile")
+    whole = (pl.col("column_name") == "temp") & pl.col("served_entity_name").is_null()
+    return rows.filter(whole)["count"].to_list()

@@ -21,6 +21,7 @@ MAX_CHARACTERS = 2_000
 MAX_DEPTH = 60
 MAX_NODES = 500
 MOST_PLACES = 15
+MAX_WEIGHT = 5_000
 TOO_LARGE = f"An expression has at most {MAX_NODES} parts, nested at most {MAX_DEPTH} deep."
 
 Node = Any  # sqlglot renamed the base of its nodes between the versions that we allow
@@ -107,6 +108,34 @@ def _check_size(tree: Node) -> None:
     for count, node in enumerate(tree.walk()):
         if count > MAX_NODES or node.depth > MAX_DEPTH:
             raise errors.InvalidParameter(TOO_LARGE)
+    if _weight(tree) > MAX_WEIGHT:
+        raise errors.InvalidParameter(
+            f"'{shown(tree)}' nests what has to be computed several times; write it more simply."
+        )
+
+
+def _weight(node: Node) -> int:
+    """How many polars nodes come of a node. One that is used twice is there twice, and so is all
+    below it: thirty divisors within each other would be a billion nodes."""
+    times = _times(node)
+    below = (_weight(child) * times.get(id(child), 1) for child in node.iter_expressions())
+    return 1 + sum(below)
+
+
+def _times(node: Node) -> dict[int, int]:
+    """How often a child is used, where that is not once."""
+    match node:
+        case sql.Div():
+            return {id(node.right): 2}
+        case sql.Mod():
+            return {id(node.left): 5, id(node.right): 6}
+        case sql.Nullif():
+            return {id(node.this): 2}
+        case sql.In():
+            return {id(node.this): max(1, len(node.expressions))}
+        case sql.Case():
+            return {id(node.this): len(node.args["ifs"])}
+    return {}
 
 
 def shown(node: Node) -> str:
@@ -167,6 +196,12 @@ def _dividing(
         return pl.when(by != 0).then(make(walk(node.left), by))
 
     return convert
+
+
+def _remainder(a: pl.Expr, b: pl.Expr) -> pl.Expr:
+    """With the sign of the dividend, as in SQL; that of polars has the sign of the divisor."""
+    rest = a % b
+    return pl.when((rest != 0) & ((rest < 0) != (a < 0))).then(rest - b).otherwise(rest)
 
 
 def _several(
@@ -322,7 +357,7 @@ _NODES: dict[type[Any], Callable[[Any, Walk], pl.Expr]] = {
     sql.Sub: _two(lambda a, b: a - b),
     sql.Mul: _two(lambda a, b: a * b),
     sql.Div: _dividing(lambda a, b: a / b),
-    sql.Mod: _dividing(lambda a, b: a % b),
+    sql.Mod: _dividing(_remainder),
     sql.Neg: _one(lambda a: -a),
     sql.In: _in,
     sql.Between: _between,

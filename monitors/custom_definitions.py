@@ -17,6 +17,7 @@ from monitors import custom_metrics, tables
 
 KINDS = {f"CUSTOM_METRIC_TYPE_{kind}": kind for kind in ("AGGREGATE", "DERIVED", "DRIFT")}
 MOST_FORMULAS = 1_000
+MOST_PARTS = 250  # each is a column beside the rows that are read
 # Aggregates that add up over files, and which number of the sums each of them is.
 ADDITIVE: dict[type[Any], str] = {
     sql.Count: "count",
@@ -71,6 +72,11 @@ def read(
                     raise errors.InvalidParameter(
                         f"custom_metrics[{number}] '{spec['name']}': {said}"
                     ) from None
+            if len(found.parts) > MOST_PARTS:
+                raise errors.InvalidParameter(
+                    f"custom_metrics: over {MOST_PARTS} different expressions within aggregate "
+                    "functions."
+                )
     return found
 
 

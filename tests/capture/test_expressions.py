@@ -124,6 +124,11 @@ def test_days_of_the_week_are_numbered_as_spark_does():
         ("a > @x", "Parameter"),
         ("a > ${x}", "Parameter"),
         ("ROUND(a, 99999999999)", "places"),
+        ("1 / (a + " * 15 + "a" + ")" * 15, "several times"),
+        ("2 % (" * 12 + "a" + ")" * 12, "several times"),
+        ("NULLIF(" * 25 + "a" + ", 1)" * 25, "several times"),
+        ("(" * 25 + "a IN (1, 2)" + ") IN (true, false)" * 25, "several times"),
+        ("CASE " * 20 + "a" + " WHEN 1 THEN 1 WHEN 2 THEN 2 END" * 20, "several times"),
         ("TIMESTAMP '0001-01-01T00:00:00+14:00' > t", "no ISO 8601"),
     ],
 )
@@ -137,6 +142,9 @@ def test_whatever_is_not_allowed_is_refused_by_name(text, named):
     [
         ("n / (n - 2) > 0", [False, None, True, None, True]),
         ("n % (n - 2)", [0, None, 0, None, 2]),
+        ("(n - 4) % 3", [0, -2, -1, None, 0]),
+        ("(4 - n) % (0 - 3)", [0, 2, 1, None, 0]),
+        ("(a - 1) % 2", [0, -1.5, None, 1.0, -0.5]),
         ("NULLIF(n, 3)", [1, 2, None, None, 7]),
         ("NULLIF(n, NULL)", [1, 2, 3, None, 7]),
         ("POW(n, 2)", [1, 4, 9, None, 49]),

@@ -571,6 +571,9 @@ def test_too_many_metrics_are_refused_before_any_is_parsed():
     metrics = [aggregate(f"m{n}", "read_csv({{input_column}})", *columns) for n in range(100)]
     with pytest.raises(errors.InvalidParameter, match="over 1000 metrics times input columns"):
         custom_checks.check(config_of(*metrics), None, [])
+    many = [aggregate(f"m{n}", f"avg({{{{input_column}}}} * {n})", *columns) for n in range(2)]
+    with pytest.raises(errors.InvalidParameter, match="over 250 different expressions"):
+        custom_checks.check(config_of(*many), None, [])
 
 
 @given(

@@ -32,7 +32,7 @@ FIRST_PAUSE_SECONDS = 5
 LONGEST_PAUSE_SECONDS = 3600
 GIVE_UP_AFTER_MS = 3 * 24 * 3_600_000
 ATTEMPT_SECONDS = 15.0
-AT_ONCE = 8
+AT_ONCE = 64
 SECRET_PREFIX = "whsec_"
 
 
@@ -99,7 +99,9 @@ class Courier:
             dispatch(self.engine)
         with database.reading(self.engine) as connection:
             heads = alert_state.heads(connection, self.under_way)
-        for head in heads:
+        # A receiver that answered last comes before those that did not, which would take all places
+        # again and again: each holds one for the whole time of an attempt.
+        for head in sorted(heads, key=lambda head: (head.attempts > 0, head.next_attempt_ms)):
             if head.next_attempt_ms <= now_ms and len(self.under_way) < AT_ONCE:
                 self.under_way[head.webhook_id] = self.pool.submit(
                     deliver_waiting, self.engine, self.settings, head.webhook_id, self.closing

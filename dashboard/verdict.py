@@ -51,8 +51,9 @@ def _headline(decision: api.Json) -> str:
         known = "better than" if head == "better" else "no worse than"
         return f"{challenger} is {known} {champion}."
     if action == "roll_back":
-        known = "worse than" if head == "worse" else f"too risky: {words.reason(reason)}, against"
-        return f"{challenger} is {known} {champion}."
+        if head == "worse":
+            return f"{challenger} is worse than {champion}."
+        return f"{challenger} is too risky: its {words.reason(reason)}."
     if head in BROKEN:
         return f"No verdict: {words.reason(reason)}."
     if head == "below_mde":
@@ -82,9 +83,10 @@ def _why(decision: api.Json) -> str:
     unit = "points" if name in words.RATES else "%" if name.startswith("latency") else ""
     told = f"{words.metric(name)} is {_moved(effect, unit, rising)}"
     if ends is not None:
-        told += f", at worst {_moved(ends[0] if rising else ends[1], unit, rising)}"
-        told += f", at best {_moved(ends[1] if rising else ends[0], unit, rising)}"
-    return f"{told[0].upper()}{told[1:]} (from {labels} {what} of {' and '.join(sides)})."
+        worst, best = ends if rising else ends[::-1]
+        told += f"; the truth may lie anywhere from {_moved(worst, unit, rising)}"
+        told += f" to {_moved(best, unit, rising)}"
+    return f"{told[0].upper()}{told[1:]}. From {labels} {what} of {' and '.join(sides)}."
 
 
 def _moved(difference: float, unit: str, rising: bool) -> str:
@@ -94,7 +96,7 @@ def _moved(difference: float, unit: str, rising: bool) -> str:
     size = abs(difference) * (100 if unit else 1)
     good = "better" if (difference > 0) == rising else "worse"
     side = "higher" if difference > 0 else "lower"
-    return f"{words.amount(float(f'{size:.2g}'))} {unit} {side} ({good})".replace("  ", " ")
+    return " ".join(f"{float(f'{size:.2g}'):g} {unit} {side} ({good})".split())
 
 
 def _then(decision: api.Json, ramp: api.Json) -> str:
@@ -110,7 +112,7 @@ def _then(decision: api.Json, ramp: api.Json) -> str:
         return f"Roll back to {champion} with the button; nothing is moved for you."
     if action == "promote":
         if going:
-            return f"The ramp goes on; next: {ramp.get('next_gate') or 'its next step'}."
+            return f"The ramp moves it; its next gate: {ramp.get('next_gate') or 'the next step'}."
         return "Promote it with the button; nothing is moved for you."
     if head in CURES:
         return CURES[head]

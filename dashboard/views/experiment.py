@@ -93,9 +93,7 @@ def choose_decision(decisions: list[api.Json]) -> api.Json | None:
                 st.markdown(words.plain(line), width="content")
     wanted = frame.here().version
     index = names.index(wanted) if wanted in names else 0
-    chosen = st.selectbox(
-        f"{len(names)} challengers; below:", names, index=index, key="experiment_challenger"
-    )
+    chosen = st.selectbox("Challenger shown below", names, index=index, key="experiment_challenger")
     return found[names.index(chosen)]
 
 

@@ -35,7 +35,7 @@ RAMP = {"challenger": "v2", "state": "running", "on_regression": "roll_back", "n
         ("promote", "better", "v2 is better than v1.", "Promote it with the button"),
         ("promote", "not_worse", "v2 is no worse than v1.", "Promote it with the button"),
         ("roll_back", "worse", "v2 is worse than v1.", "Roll back to v1 with the button"),
-        ("roll_back", "error_rate", "too risky: error rate crossed its limit", "Roll back to v1"),
+        ("roll_back", "error_rate", "too risky: its error rate crossed", "Roll back to v1"),
         ("hold", "sample_ratio", "No verdict: the observed split", "Find out why requests"),
         ("hold", "below_mde", "too little over v1", "Give the traffic back"),
         ("hold", "lost_to:v3", "v3 is surer to gain more", "the winner is the one to promote"),
@@ -51,8 +51,8 @@ def test_the_verdict_is_told_with_what_happens_next(
 
 def test_a_difference_says_its_direction_and_both_ends() -> None:
     assert verdict.of(decision("keep_collecting", "undecided"), {}).why == (
-        "Log loss is 0.032 lower (better), at worst 0.007 higher (worse), at best 0.071 lower "
-        "(better) (from 16,789 and 4,206 labels of v2 and v1)."
+        "Log loss is 0.032 lower (better); the truth may lie anywhere from 0.0074 higher (worse) "
+        "to 0.071 lower (better). From 16,789 and 4,206 labels of v2 and v1."
     )
 
 
@@ -62,7 +62,7 @@ def test_a_crossed_guardrail_is_the_reason() -> None:
     given["metrics"]["error_rate"] = shown
     told = verdict.of(given, {})
     assert told.why == (
-        "Error rate is 6 points higher (worse) (from 50 and 4,900 requests of v2 and v1)."
+        "Error rate is 6 points higher (worse). From 50 and 4,900 requests of v2 and v1."
     )
 
 
@@ -73,7 +73,7 @@ def test_a_crossed_guardrail_is_the_reason() -> None:
         ("roll_back", RAMP | {"state": "rolled_back"}, "went back to v1 by itself"),
         ("roll_back", RAMP | {"on_regression": "hold"}, "nothing is moved for you"),
         ("roll_back", RAMP | {"challenger": "v3"}, "nothing is moved for you"),
-        ("promote", RAMP, "The ramp goes on; next: soak."),
+        ("promote", RAMP, "The ramp moves it; its next gate: soak."),
         ("keep_collecting", RAMP, "the ramp goes on by its gates"),
     ],
 )

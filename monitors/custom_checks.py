@@ -19,14 +19,15 @@ def check(
     config: Mapping[str, Any],
     columns: Mapping[str, pl.DataType] | None,
     metric_tables: Sequence[deltalake.DeltaTable | None],
+    recorded: bool,
 ) -> None:
     """Raises InvalidParameter that names the metric. columns: of the monitored table; None: it
-    comes later, and may have any. metric_tables: profile and drift, as far as they are there."""
+    comes later, and may have any. metric_tables: profile and drift, as far as they are there;
+    recorded: the labels of the table come from beside it."""
     # Half a second that only they need.
     from monitors import custom_definitions
     from monitors import custom_metrics as metrics_of
 
-    recorded = columns is None or "databricks_request_id" in columns
     context = metrics_of.Context.of(config, recorded)
     metrics = custom_definitions.read(config["custom_metrics"], context)
     log = config.get("inference_log") or {}

@@ -96,6 +96,7 @@ def check_expressions(settings: Settings, arguments: dict[str, Any]) -> dict[str
                 tables.open_table(_uri(settings, one))
                 for one in contract.metric_tables(name, config)
             ],
+            names.table_name(name).table.endswith("_unpacked"),
         )
     return {}
 

@@ -525,7 +525,7 @@ HOSTILE = [
 @pytest.mark.parametrize(("text", "named"), HOSTILE)
 def test_a_hostile_aggregate_is_refused_by_name(text, named):
     with pytest.raises(errors.InvalidParameter, match=named) as refused:
-        custom_checks.check(config_of(aggregate("m", text)), SCHEMA, [])
+        custom_checks.check(config_of(aggregate("m", text)), SCHEMA, [], True)
     assert "custom_metrics[0]" in refused.value.message
     assert len(refused.value.message) < 2000
 
@@ -562,18 +562,28 @@ def test_a_hostile_aggregate_is_refused_by_name(text, named):
 )
 def test_a_hostile_metric_of_any_type_is_refused_by_name(metric, named):
     with pytest.raises(errors.InvalidParameter, match=named.replace("{", r"\{")) as refused:
-        custom_checks.check(config_of(SQUARES, COST, metric), SCHEMA, [])
+        custom_checks.check(config_of(SQUARES, COST, metric), SCHEMA, [], True)
     assert "custom_metrics" in refused.value.message
+
+
+def test_a_table_with_labels_of_its_own_has_no_other_label():
+    config = config_of(aggregate("m", "avg(abs({{prediction_col}} - {{label_col}}))"))
+    with pytest.raises(errors.InvalidParameter, match="'label_time' is not there"):
+        custom_checks.check(config_of(aggregate("m", "avg(label_time)")), SCHEMA, [], False)
+    custom_checks.check(config, SCHEMA, [], False)  # the label's column may come with later rows
+    del config["inference_log"]["label_col"]
+    with pytest.raises(errors.InvalidParameter, match="inference_log with a label_col"):
+        custom_checks.check(config, SCHEMA, [], False)
 
 
 def test_too_many_metrics_are_refused_before_any_is_parsed():
     columns = [f"c{n}" for n in range(200)]
     metrics = [aggregate(f"m{n}", "read_csv({{input_column}})", *columns) for n in range(100)]
     with pytest.raises(errors.InvalidParameter, match="over 1000 metrics times input columns"):
-        custom_checks.check(config_of(*metrics), None, [])
+        custom_checks.check(config_of(*metrics), None, [], True)
     many = [aggregate(f"m{n}", f"avg({{{{input_column}}}} * {n})", *columns) for n in range(2)]
     with pytest.raises(errors.InvalidParameter, match="over 250 different expressions"):
-        custom_checks.check(config_of(*many), None, [])
+        custom_checks.check(config_of(*many), None, [], True)
 
 
 @given(
@@ -590,7 +600,7 @@ def test_too_many_metrics_are_refused_before_any_is_parsed():
 )  # fmt: skip
 def test_no_text_does_anything_but_make_a_metric_or_an_error(text, kind):
     try:
-        custom_checks.check(config_of(kind("m", " ".join(text), "temp")), SCHEMA, [])
+        custom_checks.check(config_of(kind("m", " ".join(text), "temp")), SCHEMA, [], True)
     except errors.InvalidParameter as error:
         assert error.message.startswith("custom_metrics[0]")
 
@@ -617,6 +627,6 @@ def test_a_value_that_does_not_fit_its_type_is_null():
 def test_a_metric_keeps_the_type_that_its_column_has(tmp_path):
     schema = tables.profile_schema(None, [("m", pa.int64())])
     table = tables.open_or_create(str(tmp_path / "t"), schema)
-    custom_checks.check(config_of(aggregate("m", "sum(temp)", type_="long")), SCHEMA, [table])
+    custom_checks.check(config_of(aggregate("m", "sum(temp)", type_="long")), SCHEMA, [table], True)
     with pytest.raises(errors.InvalidParameter, match="type long; choose another name"):
-        custom_checks.check(config_of(aggregate("m", "sum(temp)")), SCHEMA, [table])
+        custom_checks.check(config_of(aggregate("m", "sum(temp)")), SCHEMA, [table], True)

@@ -6,7 +6,7 @@ No other file knows these field names on the wire. Unknown fields are refused wi
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import orjson
 import pydantic
@@ -52,17 +52,37 @@ def parse(model: type[M], given: Mapping[str, Any]) -> M:
 
 def _explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
     found = error.errors(include_url=False, include_input=False)
-    unknown = [_path(item["loc"]) for item in found if item["type"] == "extra_forbidden"]
+    unknown = [item["loc"] for item in found if item["type"] == "extra_forbidden"]
     if unknown:
-        allowed = [f.alias or name for name, f in model.model_fields.items()]
-        top = all("." not in name for name in unknown)
-        hint = f"; allowed: {', '.join(allowed)}" if top else ""
+        inside = _model_at(model, unknown[0][:-1])
+        allowed = [f.alias or name for name, f in inside.model_fields.items()] if inside else []
+        together = allowed and len({location[:-1] for location in unknown}) == 1
+        hint = f"; allowed: {', '.join(allowed)}" if together else ""
         plural = "s" if len(unknown) > 1 else ""
-        return f"Unknown field{plural}: {', '.join(unknown)}{hint}."
+        return f"Unknown field{plural}: {', '.join(_path(one) for one in unknown)}{hint}."
     first = found[0]
     said = first["msg"].removeprefix("Value error, ").rstrip(".")
     where = _path(first["loc"])
     return f"{where}: {said}." if where else f"{said}."
+
+
+def _model_at(
+    model: type[pydantic.BaseModel] | None, location: tuple[int | str, ...]
+) -> type[pydantic.BaseModel] | None:
+    """The shape of the object at a place within a body."""
+    for part in location:
+        if model is not None and isinstance(part, str):
+            field = model.model_fields.get(part)
+            model = _model_in(field.annotation) if field else None
+    return model
+
+
+def _model_in(annotation: Any) -> type[pydantic.BaseModel] | None:
+    """The shape in `Model | None` or `list[Model]`."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return annotation
+    inner = (_model_in(argument) for argument in get_args(annotation))
+    return next((found for found in inner if found), None)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -202,7 +202,7 @@ def new_monitor(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             raise errors.InvalidParameter(f"{field}: {said} for a {asked.object_type}.")
     check_type(asked.object_type)
     assert asked.data_profiling_config is not None
-    return asked.object_id.lower(), asked.data_profiling_config.model_dump(exclude_none=True)
+    return asked.object_id, asked.data_profiling_config.model_dump(exclude_none=True)
 
 
 def checked(profiling: Mapping[str, Any]) -> dict[str, Any]:

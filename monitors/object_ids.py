@@ -5,6 +5,7 @@ name, so that nothing is kept to give the same one again. The way back is a sear
 and the catalogue name, then what lies below the tables folder.
 """
 
+import re
 import uuid
 from collections.abc import Iterator
 from itertools import chain
@@ -19,6 +20,12 @@ from monitors import state
 TABLE_IDS = uuid.UUID("5b9f4f3e-6d0c-5c0e-9d7e-1f1f6c6a7a10")
 SCHEMA_IDS = uuid.UUID("0d0f2b1c-58a3-5f7e-8a3b-6c3f5f0b9d42")
 SIBLINGS = ("unpacked", "labels", "decisions")
+PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+def canonical(text: str) -> str | None:
+    """An id as it is stored; None: it cannot be one, so it is nobody's."""
+    return text.lower() if PATTERN.fullmatch(text.lower()) else None
 
 
 def schema_of(full_name: str) -> str:

@@ -63,9 +63,11 @@ class DataQuality:
 
     def _table(self, request: Request, table_id: str) -> tuple[str, catalog.RecordedTable | None]:
         """Name of a table that the caller may watch. Raises DoesNotExist, PermissionDenied."""
-        with database.reading(self.context.engine) as connection:
-            name = object_ids.find_table(connection, self.context.settings, table_id)
         unknown = f"Table with id '{table_id[:50]}' does not exist."
+        wanted, name = object_ids.canonical(table_id), None
+        if wanted is not None:
+            with database.reading(self.context.engine) as connection:
+                name = object_ids.find_table(connection, self.context.settings, wanted)
         if name is None:
             raise errors.DoesNotExist(unknown)
         try:
@@ -101,8 +103,10 @@ class DataQuality:
         DoesNotExist, PermissionDenied."""
         shapes.check_type(object_type)
         unknown = f"Cannot find a monitor with ID: {object_id[:50]}."
-        with database.reading(self.context.engine) as connection:
-            found = state.monitor_of_id(connection, object_id.lower())
+        wanted, found = object_ids.canonical(object_id), None
+        if wanted is not None:
+            with database.reading(self.context.engine) as connection:
+                found = state.monitor_of_id(connection, wanted)
         if found is None:
             raise errors.DoesNotExist(unknown)
         operations.require(self.context, request, found.table_name, found.endpoint, level, unknown)

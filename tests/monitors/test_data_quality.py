@@ -1,5 +1,6 @@
 """Both generations of Databricks' monitor routes, driven by the real SDK against a real server."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,7 +27,7 @@ from databricks.sdk.service import dataquality as dq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import catalog, database, names
+from capture import catalog, database, errors, names
 from capture.settings import Settings
 from monitors import contract, update_masks, windows
 from monitors import data_quality_contract as shapes
@@ -392,6 +393,34 @@ def test_what_is_stored_survives_the_shapes_of_the_second_generation(
     assert shapes.stored(after, "main.shop", config) == wanted
 
 
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), COLUMN),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from([*SERIES, *shapes.COLUMNS, "colour"]), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    config=st.dictionaries(st.sampled_from([*shapes.Profiling.model_fields, "colour"]), JSON),
+    mask=st.text("abc.,*_ ") | st.sampled_from(["*", "data_profiling_config.inference_log"]),
+)
+def test_no_body_and_no_mask_is_the_servers_fault(config: dict[str, Any], mask: str) -> None:
+    body = {"object_type": "table", "object_id": NOBODY, "data_profiling_config": config}
+    present = {"output_schema_id": NOBODY, "snapshot": {}}
+    # Whatever it is, it is checked, or refused as the caller's.
+    with contextlib.suppress(errors.InvalidParameter):
+        shapes.new_monitor(body)
+    with contextlib.suppress(errors.InvalidParameter):
+        paths = update_masks.parse(mask)
+        after = update_masks.apply(present, shapes.to_change(body), paths)
+        assert set(after) <= set(shapes.Profiling.model_fields)
+        with contextlib.suppress(errors.InvalidParameter):
+            assert shapes.stored(after, "main.shop", {})["output_schema_name"] == "main.shop"
+
+
 MASKS = [f"data_profiling_config.{name}" for name in shapes.Profiling.model_fields]
 
 
@@ -559,7 +588,7 @@ LOG = {
         ),
         (
             {"notification_settings": {"on_failure": {"destination_ids": ["slack"]}}},
-            "notification_settings.on_failure.destination_ids",
+            "notification_settings.on_failure.destination_ids; allowed: email_addresses",
         ),
         ({"custom_metrics": [{"type": "CUSTOM_METRIC_TYPE_DRIFT"}]}, "custom_metrics[0]"),
     ],
@@ -672,6 +701,7 @@ def test_what_does_not_exist_is_a_404_and_what_exists_is_not_made_twice(
     for method, path in (
         ("GET", missing),
         ("GET", f"{MONITORS}/table/x"),
+        ("GET", f"{missing}%27"),
         ("PATCH", f"{missing}?update_mask=*"),
         ("DELETE", missing),
         ("POST", f"{missing}/refreshes"),

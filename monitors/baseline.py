@@ -269,6 +269,20 @@ def _read(facts: Mapping[str, Any], path: Path) -> Baseline:
     )
 
 
+def _fits(known: Baseline, baseline_version: int, columns: Mapping[str, watched.Column]) -> bool:
+    """Is it of this version, and are its profiles like those of the columns as they are decided?
+
+    A process that dies in its first refresh leaves a baseline, and its columns to be decided
+    anew: with other centres, nothing could be compared."""
+    if known.baseline_version != baseline_version or known.problem is not None:
+        return False
+    return all(
+        name in columns
+        and (not isinstance(one, profile.NumericProfile) or one.centre == columns[name].centre)
+        for (_, name), one in known.profiles.items()
+    )
+
+
 def current(
     folder: Path,
     before: Baseline | None,
@@ -281,9 +295,9 @@ def current(
     """The baseline of a version: the one at hand, the one on disk, or a new one, which is profiled
     once. One that cannot be read is tried again at every call. A new one first decides on columns
     that were not seen yet: the centre of a histogram comes from the baseline."""
-    for known in (before, load(folder, shape)):
-        fits = known is not None and known.baseline_version == baseline_version
-        if known is not None and fits and known.problem is None:
+    for find in (lambda: before, lambda: load(folder, shape)):
+        known = find()
+        if known is not None and _fits(known, baseline_version, columns):
             return known
     try:
         rows, commit_version = read()

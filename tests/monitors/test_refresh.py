@@ -143,6 +143,21 @@ def test_after_a_restart_a_refresh_goes_on_where_it_was(lake):
     assert matrix["accuracy_score"].null_count() == 0
 
 
+def test_a_process_that_died_in_its_first_refresh_leaves_nothing_that_the_next_one_trips_over(lake):
+    """The baseline was profiled and what the monitor keeps was not yet saved; values that lie far
+    from zero are counted around a centre, which is decided anew."""
+    lake.baseline(temp=lake.random.normal(1000, 1, 6000))
+    lake.monitor(baseline_table_name=BASELINE)
+    lake.write(lake.rows(week(0), 500, temp=lake.random.normal(1003, 1, 500)))
+    lake.done(week(1))
+    (manifest,) = (lake.settings.data_dir / "monitors").glob("*/manifest.json")
+    manifest.unlink()
+    lake.restart()
+    lake.done(week(1))
+    assert judged(lake, "temp", week(0))["status"] == "drifted"
+    assert counted(lake) == {week(0): 500}
+
+
 def test_a_monitor_that_lost_its_folder_reads_everything_again(lake):
     lake.monitor()
     lake.write(lake.rows(week(0), 300))

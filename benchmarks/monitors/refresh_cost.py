@@ -40,25 +40,42 @@ TEMPLATES = 4  # days differ in their times, and in these many sets of values
 TABLE, BASELINE = "bench.shop.s_unpacked", "bench.shop.s_baseline"
 
 
-class World:
+class Tables:
+    """Tables of a data directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def uri(self, name: str) -> str:
+        return names.table_path(self.settings.tables_root, names.table_name(name))
+
+    def write_day(self, table: pa.Table, day: int, recorded: bool) -> None:
+        """Rows spread over a day: one commit of one file."""
+        n = table.num_rows
+        at = (START + day * DAY).timestamp() * 1e6 + np.arange(n) * (86_400e6 / n)
+        times = pa.array(at.astype(np.int64), pa.timestamp("us", tz="UTC"))
+        table = table.append_column("request_time", times)
+        if recorded:
+            table = _recorded(table)
+        deltalake.write_deltalake(self.uri(TABLE), table, mode="append")
+
+
+class World(Tables):
     """A table with a history of so many days, its monitor, and a process that knows both."""
 
     def __init__(self, folder: Path, days: int, rows_per_day: int, recorded: bool) -> None:
         self.days, self.rows_per_day, self.recorded = days, rows_per_day, recorded
-        self.settings = Settings(data_dir=folder / f"{days}-days-of-{rows_per_day}")
+        super().__init__(Settings(data_dir=folder / f"{days}-days-of-{rows_per_day}"))
         self.templates = [_values(number, rows_per_day) for number in range(TEMPLATES)]
         if not self.settings.data_dir.exists():
             self.make()
         self.engine = database.open_engine(self.settings)
         self.rounds = rounds.Rounds(self.engine, self.settings, lambda: True)
 
-    def uri(self, name: str) -> str:
-        return names.table_path(self.settings.tables_root, names.table_name(name))
-
     def make(self) -> None:
         database.migrate(self.settings)
         engine = database.open_engine(self.settings)
-        config = contract.monitor_config(_monitor(self.recorded))
+        config = contract.monitor_config(monitor(self.recorded))
         with database.transaction(engine) as connection:
             if self.recorded:
                 payload = "bench.shop.s_payload"
@@ -72,15 +89,8 @@ class World:
             self.add(day)
 
     def add(self, day: int, rows: int | None = None) -> None:
-        """One more day, or some late rows of one: one commit of one file."""
-        table = self.templates[day % TEMPLATES][:rows]
-        n = table.num_rows
-        at = (START + day * DAY).timestamp() * 1e6 + np.arange(n) * (86_400e6 / n)
-        times = pa.array(at.astype(np.int64), pa.timestamp("us", tz="UTC"))
-        table = table.append_column("request_time", times)
-        if self.recorded:
-            table = _recorded(table)
-        deltalake.write_deltalake(self.uri(TABLE), table, mode="append")
+        """One more day, or some late rows of one."""
+        self.write_day(self.templates[day % TEMPLATES][:rows], day, self.recorded)
 
     def refresh(self, until: datetime) -> float:
         """Seconds of one refresh, from its request to its end."""
@@ -101,8 +111,8 @@ class World:
         shutil.rmtree(self.settings.data_dir / "monitors")
         self.restart()
         with database.reading(self.engine) as connection:
-            monitor = state.monitor(connection, TABLE)
-        self.rounds.refresher.watch_of(monitor)
+            known = state.monitor(connection, TABLE)
+        self.rounds.refresher.watch_of(known)
         return self.refresh(until)
 
     def restart(self) -> None:
@@ -132,7 +142,7 @@ def _values(number: int, rows: int) -> pa.Table:
     return drift_files.chunk(np.random.default_rng(100 + number), rows, 0.0)
 
 
-def _monitor(recorded: bool) -> dict[str, object]:
+def monitor(recorded: bool) -> dict[str, object]:
     log: dict[str, object] = {"timestamp_col": "request_time", "granularities": ["1 day"]}
     body: dict[str, object] = {
         "output_schema_name": "bench.shop",
@@ -164,6 +174,7 @@ def _recorded(table: pa.Table) -> pa.Table:
         error_source=pl.repeat(None, n, dtype=pl.String),
         prediction=pl.int_range(n) // 2 % 2,
     )
+    known = known.select(pl.exclude(table.column_names))
     for name in known.columns:
         table = table.append_column(
             name, known[name].to_arrow(compat_level=pl.CompatLevel.oldest())

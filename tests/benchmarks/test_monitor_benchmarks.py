@@ -34,3 +34,10 @@ def test_a_refresh_is_compared_with_a_rescan_and_with_a_longer_history() -> None
             r"(\d+\.\d+) x the time, bar", run("refresh_cost.py", *short, *more).stdout
         )
         assert len(ratios) == 2 and all(float(ratio) > 0 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_a_simulated_month_has_no_false_alarm_and_no_drift_that_is_overlooked() -> None:
+    done = run("false_alarms.py", "--repetitions", 1)
+    assert done.returncode == 0, done.stdout
+    assert len(re.findall(r"bar .+: met", done.stdout)) == 5

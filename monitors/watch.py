@@ -104,8 +104,6 @@ class Watch:
         self.intake = self._new_intake()
         self.intake.taken = self.kept.taken()
         self.rows = pl.DataFrame()
-        self.label_version = -1
-        self.labels_until: datetime | None = None
         try:
             self.intake.ahead = self.kept.ahead()
             self.intake.look()
@@ -139,8 +137,6 @@ class Watch:
         self.kept.forget()
         self.intake = self._new_intake()
         self.rows = pl.DataFrame()
-        self.label_version = -1
-        self.labels_until = None
         self.dirty = Dirty(everything=True)
 
     def keep_slices(self, slices: Sequence[str]) -> None:
@@ -152,7 +148,6 @@ class Watch:
             try:
                 self.intake.ids = []
                 self._read_again()
-                self.label_version = -1
             except intake.ReadAnew as reason:
                 self._begin_anew(str(reason))
 
@@ -243,7 +238,6 @@ class Watch:
         keep = watched.kept_columns(frame, self.shape, self.columns, by)
         if self.shape.time_column is not None:
             self.rows = _joined(self.rows, [frame.select(keep)])
-        self.label_version = -1  # the new rows have no labels yet
         ready = self._prepared(frame, late=False)
         for whole, rows in self._windows(ready.rows, moment):
             for key, part in [(whole, rows), *self._slices(whole, rows, sliced)]:

@@ -451,7 +451,7 @@ def decisions(settings: Settings, arguments: dict[str, Any]) -> list[dict[str, A
     newest = rows.sort("written_time", "challenger", descending=[True, False])
     found = newest.head(MOST_DECISIONS).collect()
     if not arguments["history"] and found.height:
-        found = found.filter(pl.col("champion") == found["champion"][0])
+        found = found.filter(pl.col("champion").eq_missing(found["champion"][0]))
         found = found.unique("challenger", keep="first", maintain_order=True)
     return [_decision(row) for row in found.iter_rows(named=True)]
 

@@ -46,10 +46,12 @@ def test_no_operation_takes_the_name_of_another():
         *(
             "table_info",
             "check_expressions",
+            "check_metrics",
             "drift",
             "profiles",
             "quality",
             "decisions",
+            "shadow_comparison",
             "try_rule",
         ),
     }

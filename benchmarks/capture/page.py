@@ -100,6 +100,20 @@ def running(settings: Settings, module: str, ready: str, **more: str) -> Iterato
             process.wait(60)
 
 
+@contextmanager
+def pages(settings: Settings) -> Iterator[str]:
+    """A gateway and the pages before it, until the end of the block; gives the pages' address."""
+    ours = {"INFERLAKE_ADMIN_TOKEN": TOKEN, "INFERLAKE_PORT": "0"}
+    with running(settings, "serving.gateway", "gateway", **ours) as told:
+        port = free_port()
+        face = {
+            "INFERLAKE_URL": f"http://127.0.0.1:{told['port']}",
+            "INFERLAKE_DASHBOARD_PORT": str(port),
+        }
+        with running(settings, "dashboard", "dashboard", **face):
+            yield f"http://127.0.0.1:{port}"
+
+
 def took(page: Page, field: str, text: str, expected: str) -> float:
     """Seconds from Enter until the rows of the filter are drawn."""
     box = page.get_by_label(field, exact=True)
@@ -160,19 +174,12 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="inferlake-page-")))
         settings = sample.make(options.keep or folder, options.rows, options.files)
         known_endpoint(settings)
-        ours = {"INFERLAKE_ADMIN_TOKEN": TOKEN, "INFERLAKE_PORT": "0"}
-        told = stack.enter_context(running(settings, "serving.gateway", "gateway", **ours))
-        port = free_port()
-        face = {
-            "INFERLAKE_URL": f"http://127.0.0.1:{told['port']}",
-            "INFERLAKE_DASHBOARD_PORT": str(port),
-        }
-        stack.enter_context(running(settings, "dashboard", "dashboard", **face))
+        url = stack.enter_context(pages(settings))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(60_000)
-        page.goto(f"http://127.0.0.1:{port}/requests?endpoint={sample.ENDPOINT}")
+        page.goto(f"{url}/requests?endpoint={sample.ENDPOINT}")
         page.get_by_label("Access token").fill(TOKEN)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_text("100 rows, newest first").wait_for()

@@ -48,6 +48,10 @@ def show(
             f"The newest {len(places)} of {found} windows; narrow the range above for others."
         )
     shown = list(grid)[:MOST_COLUMNS]
+    if len(grid) > len(shown):
+        st.caption(
+            f"The {len(shown)} worst of {len(grid)} columns; any can be chosen below the map."
+        )
     figure = shapes.heat_map(
         shown,
         [short(windows[p]) for p in places],
@@ -66,7 +70,7 @@ def show(
         on_select="rerun",
         selection_mode="points",
     )
-    column, place = choose(event, shown, windows, places, grid)
+    column, place = choose(event, list(grid), windows, places, grid)
     detail(table, column, place, grid[column], windows, places)
 
 

@@ -53,7 +53,8 @@ def test_appended_rows_are_read_by_delta_rs_polars_and_duckdb(table: delta.Table
     table.append(arrow(row), "app", 1)
     handle = deltalake.DeltaTable(table.path)
     by_polars = pl.read_delta(str(table.path)).row(0, named=True)
-    by_duckdb = duckdb.read_parquet(handle.file_uris()).select("request").fetchall()
+    with duckdb.connect() as connection:
+        by_duckdb = connection.read_parquet(handle.file_uris()).select("request").fetchall()
     query = deltalake.QueryBuilder().register("t", handle).execute("select * from t")
     by_delta_rs = pa.table(query)
     assert by_polars["request"] == row["request"]

@@ -178,5 +178,6 @@ def test_a_like_pattern_matches_nothing_but_what_it_says(pattern, subject):
         return  # an escape of nothing: an error elsewhere
     frame = pl.DataFrame({"s": [subject]})
     text = "s LIKE '" + pattern.replace("\\", "\\\\") + "'"
-    escaped = duckdb.execute("SELECT ? LIKE ? ESCAPE '\\'", [subject, pattern]).fetchone()
-    assert value(text, frame) == [escaped[0]]
+    with duckdb.connect() as connection:
+        asked = connection.execute("SELECT ? LIKE ? ESCAPE '\\'", [subject, pattern])
+        assert value(text, frame) == [asked.fetchone()[0]]

@@ -115,10 +115,14 @@ class Reader:
 
 @pytest.fixture
 def reader(
-    tmp_path: Path, up_on: type[Any], receiver: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory,
+    up_on: type[Any],
+    receiver: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Reader]:
     """A reader in the folder in which `inferlake up` runs, with the registered model."""
-    data_dir = tmp_path / "inferlake-data"
+    folder = tmp_path_factory.mktemp("docs")  # a test's own name would make its path too long
+    data_dir = folder / "inferlake-data"
     registry = data_dir / "mlflow"
     registry.mkdir(parents=True)
     uri = f"sqlite:///{registry / 'mlflow.db'}"
@@ -128,9 +132,9 @@ def reader(
     up.start()
     try:
         assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(folder)
         monkeypatch.setenv("INFERLAKE_DATA_DIR", str(data_dir))
-        yield Reader(tmp_path, up.url, receiver)
+        yield Reader(folder, up.url, receiver)
     finally:
         assert up.end() == 0, up.errors.read_text()
 

@@ -70,7 +70,21 @@ def show(
         on_select="rerun",
         selection_mode="points",
     )
-    column, place = choose(event, list(grid), windows, places, grid)
+    points = event["selection"]["points"] if event else []
+    clicked = points[0].get("customdata") if points else None
+    if clicked and clicked != st.session_state.get("drift_clicked"):
+        st.session_state["drift_clicked"] = clicked
+        st.session_state["drift_window"] = places[int(clicked[1])]
+        st.query_params["column"] = clicked[0]
+    one_column(table, windows, places, grid)
+
+
+@st.fragment
+def one_column(
+    table: str, windows: list[Any], places: list[int], grid: dict[str, dict[int, api.Json]]
+) -> None:
+    """What is below the map: drawn alone when another column or window is chosen there."""
+    column, place = choose(list(grid), windows, places, grid)
     detail(table, column, place, grid[column], windows, places)
 
 
@@ -149,7 +163,6 @@ def newest_judged(columns: list[dict[int, api.Json]], places: list[int]) -> int 
 
 
 def choose(
-    event: Any,
     names: list[str],
     windows: list[Any],
     places: list[int],
@@ -157,12 +170,6 @@ def choose(
 ) -> tuple[str, int]:
     """Column and window: the clicked cell, else the URL's column, else the worst; the newest
     window that has this column."""
-    points = event["selection"]["points"] if event else []
-    clicked = points[0].get("customdata") if points else None
-    if clicked and clicked != st.session_state.get("drift_clicked"):
-        st.session_state["drift_clicked"] = clicked
-        st.session_state["drift_window"] = places[int(clicked[1])]
-        st.query_params["column"] = clicked[0]
     asked = st.query_params.get("column")
     st.session_state["drift_column"] = asked if asked in names else names[0]
     left, right = st.columns(2)

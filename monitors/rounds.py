@@ -33,7 +33,8 @@ from monitors import (
 
 log = logline.logger(__name__)
 
-GUARD_SECONDS = 5.0
+# How often new rows are looked at, for evidence may be there for a moment only; and all the same.
+GUARD_SECONDS, LOOK_SECONDS = 2.0, 5.0
 DECISION_EVERY_MS = 60_000
 MOST_TROUBLE_CHARACTERS = 2000
 
@@ -64,6 +65,7 @@ class Rounds:
         self.server = server.Server(settings)
         self.followed = followed.Followed()
         self.told: dict[tuple[str, str], _Told] = {}  # by endpoint and challenger
+        self.looked: dict[str, tuple[tuple[int, int] | None, float]] = {}  # by table, by the guard
         self.drifted: dict[str, list[dict[str, Any]]] = {}  # by table, of the last refresh
 
     def close(self) -> None:
@@ -226,7 +228,7 @@ class Rounds:
         if not looks:
             return None
         for look in looks:
-            trouble = ramps.act(self.engine, self.server, look, GUARD_SECONDS, _now_ms())
+            trouble = ramps.act(self.engine, self.server, look, LOOK_SECONDS, _now_ms())
             if trouble is not None:
                 known.troubles.append(trouble)
         try:
@@ -255,6 +257,8 @@ class Rounds:
         known = self.refresher.watch_of(monitor)
         known.keep_slices(decisions.columns_of(experiment.body))
         moment = known.advance(None, watch.Progress(lambda _facts: None))
+        if not self._is_due(known):
+            return
         looks = self._looks(known, experiment, moment)
         if not looks:
             return
@@ -268,6 +272,15 @@ class Rounds:
             with database.transaction(self.engine) as connection:
                 drifted = self.drifted.get(monitor.table_name, [])
                 advice.advise(connection, looks, traffic.shares, drifted, now)
+
+    def _is_due(self, known: watch.Watch) -> bool:
+        """Are there new rows or labels since the guard's last look, or is that some seconds ago?"""
+        now, seen = time.monotonic(), (known.intake.version, known.labels.version)
+        before, at = self.looked.get(known.table_uri, (None, 0.0))
+        if before == seen and now - at < LOOK_SECONDS:
+            return False
+        self.looked[known.table_uri] = seen, now
+        return True
 
     def _is_news(self, look: decisions.Look, now_ms: int) -> bool:
         """Is it time to write this decision down: another one than the last, or a minute later?"""

@@ -2,7 +2,7 @@
 
 One open recommendation per cause (experiment, kind, version it is about): a new look renews its
 evidence; what no longer follows from the newest decisions expires; what a person dismissed stays
-away until its time is over."""
+away until its time is over; what was applied is told what has been measured since."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -35,8 +35,31 @@ def advise(
     for before in known:
         if before.state == "open" and before.cause not in wanted:
             _expire(connection, before, now_ms)
+        if before.state == "applied":
+            _follow_up(connection, before, looks)
     for cause, one in wanted.items():
         _renew(connection, endpoint, cause, one, known, moment, now_ms)
+
+
+def _follow_up(
+    connection: sa.Connection,
+    applied: experiment_state.Recommendation,
+    looks: Sequence[decisions.Look],
+) -> None:
+    """What has been measured since a proposal was applied, as long as its experiment runs."""
+    number, _, about = applied.cause.split("|", 2)
+    for look in looks:
+        who = look.roles
+        if look.kind != decisions.MAIN or about not in (who.champion, who.challenger):
+            continue
+        if number != str(look.experiment.number):
+            continue
+        said = recommendations.difference(look.decision)
+        text = f"measured since: {who.challenger} against {who.champion}, {said}"
+        if text != (applied.outcome or {}).get("text"):
+            outcome = {**(applied.outcome or {}), "text": text}
+            experiment_state.change_recommendation(connection, applied.id, {"outcome": outcome})
+        return
 
 
 def expire_all(connection: sa.Connection, endpoint: str, now_ms: int) -> None:

@@ -241,7 +241,9 @@ def _proposal(
         kept = min(holdout, both)
         routes = _routes(shares, {challenger: both - kept, champion: kept})
         rest = f"; {champion} keeps {kept} % so that the gain stays measured" if kept else ""
-        effect = f"{_effect(decision)} for {both - kept - shares[challenger]} % more of the traffic"
+        effect = (
+            f"{difference(decision)} for {both - kept - shares[challenger]} % more of the traffic"
+        )
         return _Found(
             "promote", challenger, challenger, evidence, effect + rest, _risk(decision), routes
         )
@@ -315,7 +317,7 @@ def _primary(decision: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | Non
     return None if name is None or shown is None else (str(name), shown)
 
 
-def _effect(decision: Mapping[str, Any]) -> str:
+def difference(decision: Mapping[str, Any]) -> str:
     """The primary's difference with its interval, in points for rates."""
     primary = _primary(decision)
     if primary is None or primary[1].get("effect") is None or not primary[1].get("interval"):

@@ -107,13 +107,13 @@ def test_viewers_see_the_comparison_and_managers_alone_change_or_replay(server: 
 
 
 def test_a_replay_is_a_job_of_the_newest_day_unless_said_otherwise(server: Any) -> None:
-    recording(server, "again")
-    path = f"{OURS}/again/replay"
+    recording(server, "asked")
+    path = f"{OURS}/asked/replay"
     id = server.ok("POST", path, {"served_entity": "v2"})["job_id"]
     with database.reading(server.engine) as db:
         job = job_state.get(db, id)
     assert (job.kind, job.endpoint, job.table_name) == (
-        "replay", "again", "main.shadows.again_payload",
+        "replay", "asked", "main.shadows.asked_payload",
     )  # fmt: skip
     asked = job.arguments
     assert asked["to_ms"] - asked["from_ms"] == 86_400_000

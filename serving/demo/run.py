@@ -152,7 +152,9 @@ def _register(
 
 
 def _create(desk: control.Control, heard: receiver.Receiver) -> None:
-    """The endpoint with v1 alone, its record, its monitor without a schedule, the webhook."""
+    """The webhook, the endpoint with v1 alone, its record, its monitor without a schedule."""
+    hook = {"url": heard.url, "events": ["endpoint.*", "alert.*", "ramp.*", "recommendation.*"]}
+    heard.secret = desk.call("POST", "/api/1.0/webhooks", hook)["secret"]
     desk.call(
         "POST",
         "/api/2.0/serving-endpoints",
@@ -203,8 +205,6 @@ def _create(desk: control.Control, heard: receiver.Receiver) -> None:
             "severity": "critical",
         },
     )
-    hook = {"url": heard.url, "events": ["endpoint.*", "alert.*", "ramp.*", "recommendation.*"]}
-    heard.secret = desk.call("POST", "/api/1.0/webhooks", hook)["secret"]
 
 
 def _close(tale: story.Story, settings: Settings, running: supervisor.Running, exit: bool) -> bool:

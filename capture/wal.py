@@ -202,15 +202,13 @@ class Log:
     # -- writing
 
     def _write(self, block: list[bytes], size: int, power: bool) -> None:
-        segment = self._segment
-        if self._waiting_bytes + (segment.size if segment else 0) + size > self._backlog_limit:
+        if self.backlog_bytes + size > self._backlog_limit:
             raise errors.LogFull(
                 f"{self.backlog_bytes} bytes of requests wait to be recorded; the limit is "
                 f"{self._backlog_limit}."
             )
         try:
-            if segment is None or segment.sync_failed:
-                segment = self._opened()
+            segment = self._opened()
             self._put(segment, block, size)
             if power:
                 segment = self._synced(segment, block, size)

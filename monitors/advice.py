@@ -62,12 +62,6 @@ def _follow_up(
         return
 
 
-def expire_all(connection: sa.Connection, endpoint: str, now_ms: int) -> None:
-    """Nothing can be said about the endpoint any more."""
-    for one in experiment_state.find_recommendations(connection, endpoint, "open"):
-        _expire(connection, one, now_ms)
-
-
 def _renew(
     connection: sa.Connection,
     endpoint: str,

@@ -38,9 +38,8 @@ def restore_target(
         for name in {*shares, *now} - {champion, challenger}:
             mine, before = now.get(name, 0), shares.get(name, 0)
             # Shares are whole: one point more or less is rounding.
-            if (mine == 0) != (before == 0) or not mine - 1 <= before <= 100 * mine / (
-                left or 1
-            ) + 1:
+            least, most = mine - 1, 100 * mine / (left or 1) + 1
+            if (mine == 0) != (before == 0) or not least <= before <= most:
                 return False
         return True
 

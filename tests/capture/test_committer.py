@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import deltalake
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -355,7 +356,7 @@ def ticked(log: wal.Log) -> bool:
 
 def rows_in(settings: Settings, table: str) -> int:
     path = delta.path_of(settings, table)
-    if not (path / "_delta_log").exists():
+    if not deltalake.DeltaTable.is_deltatable(str(path)):
         return 0
     return pl.scan_delta(str(path)).select(pl.len()).collect().item()
 

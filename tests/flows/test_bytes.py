@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import httpx2
 import polars as pl
 import pyarrow as pa
@@ -122,7 +123,7 @@ def stored(up: Any, ids: list[str]) -> dict[str, dict[str, Any]]:
     path = delta.path_of(Settings(data_dir=up.data_dir), TABLE)
 
     def found() -> dict[str, dict[str, Any]] | None:
-        if not (path / "_delta_log").exists():
+        if not deltalake.DeltaTable.is_deltatable(str(path)):
             return None
         rows = pl.read_delta(str(path)).to_dicts()
         by_id = {row["databricks_request_id"]: row for row in rows}

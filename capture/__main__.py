@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from capture import committer, logline, wal
+from capture import committer, logline, wal_files
 from capture.settings import Settings
 
 log = logline.logger("capture")
@@ -122,7 +122,7 @@ def said_ready(settings: Settings, stop: threading.Event) -> Iterator[None]:
         except OSError as error:
             if not committer.is_disk_full(error):
                 raise
-            if not wal.give_reserve(settings.wal_dir):
+            if not wal_files.give_reserve(settings.wal_dir):
                 log.warning("ready_not_said", error=error.strerror)
                 stop.wait(FULL_DISK_SECONDS)
     try:

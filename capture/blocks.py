@@ -1,7 +1,7 @@
 """Bytes of the write-ahead log: blocks of rows, and the header of the segments they lie in. Pure.
 
-A block holds one group of rows of one table. It is made in encoding.py, taken apart in decoding.py,
-and begins with
+A block holds one group of rows of one table. It is made in encoding.py or exchanges.py, taken apart
+in decoding.py, and begins with
 
     magic, CRC of all that follows, length, rows, kind, ...   40 bytes, little-endian as everything
     table name
@@ -16,12 +16,14 @@ work per row:
 Each part begins at a multiple of 8, also within a segment, so that the reader may look at the bytes
 as an array of integers. A null in a fixed-width column is that type's smallest integer, or one
 certain NaN. A few rows follow as they are, as one MessagePack array of arrays: then requests are
-few, the committer has time, and what counts is what each costs the gateway (0.5 us instead of 5).
+few, the committer has time, and what counts is what each costs the gateway. Payload rows come from
+the gateway in a third form, as exchanges, of which the committer makes the columns: exchanges.py.
 
 A segment is a header of 64 bytes and blocks until its end, or until the first bytes
 that are no whole block: the tail that a crash tore off.
 """
 
+import functools
 import hashlib
 import struct
 import zlib
@@ -33,7 +35,8 @@ import pyarrow as pa
 
 from capture import rows
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2 is 3 without exchanges
 HEADER_BYTES = 64
 SCHEMA_HASH = hashlib.blake2b(
     "\n".join(
@@ -47,11 +50,16 @@ SCHEMA_HASH = hashlib.blake2b(
 _SEGMENT_MAGIC = b"ILWALSEG"
 _SEGMENT = struct.Struct("<8sI16sQ16s")
 BLOCK_MAGIC = b"ILB1"
+MAGIC_AND_CRC = struct.Struct("<4sI")
 # magic, crc, length, rows, start of the columns, texts, list elements, map pairs, text bytes,
-# kind, length of the table name. The "text bytes" of packed rows are the bytes that they take.
+# kind, length of the table name. The "text bytes" of packed rows are the bytes that they take, the
+# "list elements" of exchanges those of their contexts.
 BLOCK = struct.Struct("<4sIIIIIIIIHH")
 AFTER_CRC = struct.Struct("<IIIIIIIHH")
-PACKED = 1 << 15  # in the field of the kind: the rows follow as they are
+# In the field of the kind: the rows follow as they are, or as exchanges.
+PACKED, EXCHANGES = 1 << 15, 1 << 14
+
+PADDINGS = [bytes(size) for size in range(8)]  # to the next multiple of 8
 
 NULL_NARROW, NULL_WIDE = -(1 << 31), -(1 << 63)
 NULL_DOUBLE_BITS = 0x7FF8_0000_0000_07A2
@@ -75,14 +83,14 @@ class Header(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Where a whole block lies, and what is in it."""
+    """Where a whole block lies, and what is in it. form: 0 (columns), PACKED or EXCHANGES."""
 
     offset: int
     length: int
     table: str
     kind: str
     rows: int
-    packed: bool
+    form: int
 
 
 class Recovered(NamedTuple):
@@ -151,6 +159,36 @@ def segment_header(app_id: UUID, sequence: int) -> bytes:
     return text + zlib.crc32(text).to_bytes(4, "little")
 
 
+def framed(
+    table: str,
+    code: int,
+    count: int,
+    packed: bytes,
+    texts: int = 0,
+    elements: int = 0,
+    pairs: int = 0,
+    text_bytes: int = 0,
+) -> bytes:
+    """A block of `count` rows that are packed; code: of their kind, and of their form. The rest:
+    fields of BLOCK."""
+    name, start, name_bytes = _named(table)
+    size = start + len(packed)
+    padding = PADDINGS[-size % 8]
+    front = AFTER_CRC.pack(
+        size + len(padding), count, start, texts, elements, pairs, text_bytes, code, name_bytes
+    )
+    rest = b"".join((front, name, packed, padding))
+    return MAGIC_AND_CRC.pack(BLOCK_MAGIC, zlib.crc32(rest)) + rest
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(table: str) -> tuple[bytes, int, int]:
+    """A table's name, padded; where the rows start behind it; its length."""
+    name = table.encode()
+    padded = name + PADDINGS[-len(name) % 8]
+    return padded, BLOCK.size + len(padded), len(name)
+
+
 # Reading ---------------------------------------------------------------------------------------
 
 
@@ -162,8 +200,10 @@ def read_header(data: Any) -> Header:
     if zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
         raise NotASegment("The checksum of the segment header is wrong.")
     _, version, app_id, sequence, schema_hash = _SEGMENT.unpack_from(head)
-    if version != FORMAT_VERSION or schema_hash != SCHEMA_HASH:
-        raise ForeignSegment(f"Segment of format {version}; this is {FORMAT_VERSION}.")
+    if version not in READABLE_VERSIONS:
+        raise ForeignSegment(f"Segment of format {version}; this reads {READABLE_VERSIONS}.")
+    if schema_hash != SCHEMA_HASH:
+        raise ForeignSegment("Segment of rows with other columns than those of this version.")
     return Header(UUID(bytes=app_id), sequence)
 
 
@@ -178,11 +218,12 @@ def recover(data: Any, start: int = 0) -> Recovered:
         magic, crc, length, count, *_, code, name_length = head
         if magic != BLOCK_MAGIC or length < BLOCK.size or position + length > size:
             break
-        kind = code & ~PACKED
+        form = code & (PACKED | EXCHANGES)
+        kind = code ^ form
         if zlib.crc32(view[position + 8 : position + length]) != crc or kind >= len(_KINDS):
             break
         name = bytes(view[position + BLOCK.size : position + BLOCK.size + name_length])
         table = names.get(name) or names.setdefault(name, name.decode())
-        found.append(Block(position, length, table, _KINDS[kind], count, code != kind))
+        found.append(Block(position, length, table, _KINDS[kind], count, form))
         position += length
     return Recovered(found, position)

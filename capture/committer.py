@@ -24,7 +24,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from capture import blocks, decoding, delta, errors, logline, rows, wal
+from capture import blocks, decoding, delta, errors, logline, rows, wal_files
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -62,7 +62,7 @@ class _Key(NamedTuple):
 class _Read(NamedTuple):
     """A segment of the batch: its rows by table, or why they could not be decoded."""
 
-    segment: wal.Sealed
+    segment: wal_files.Sealed
     rows: dict[_Key, pa.Table | BaseException]
 
 
@@ -117,8 +117,8 @@ class Committer:
         now = self._monotonic()
         if now >= self._adopt_at:
             self._adopt_at = now + ADOPT_SECONDS
-            wal.adopt_dead(self._settings.wal_dir)
-        segments = wal.sealed(self._settings.wal_dir)
+            wal_files.adopt_dead(self._settings.wal_dir)
+        segments = wal_files.sealed(self._settings.wal_dir)
         self._measure(segments)
         done = self._commit_next(segments, now)
         self._tell(now)
@@ -137,13 +137,13 @@ class Committer:
         self._tell(self._monotonic())
         return done
 
-    def _fresh(self) -> list[wal.Sealed]:
-        sealed = wal.sealed(self._settings.wal_dir)
+    def _fresh(self) -> list[wal_files.Sealed]:
+        sealed = wal_files.sealed(self._settings.wal_dir)
         return [segment for segment in sealed if segment.path not in self._left]
 
     # -- which segments
 
-    def _measure(self, segments: list[wal.Sealed]) -> None:
+    def _measure(self, segments: list[wal_files.Sealed]) -> None:
         present = {segment.path for segment in segments}
         if present == self._sizes.keys():
             return
@@ -155,7 +155,7 @@ class Committer:
                 self._sizes[path] = path.stat().st_size
         self._status_changed = True
 
-    def _commit_next(self, segments: list[wal.Sealed], now: float) -> list[Committed]:
+    def _commit_next(self, segments: list[wal_files.Sealed], now: float) -> list[Committed]:
         due = {key for key, failure in self._failures.items() if failure.next_try <= now}
         again = [s for s in segments if self._left.get(s.path, set()) & due]
         if again:
@@ -170,10 +170,13 @@ class Committer:
         keys = {key for found in batch for key in found.rows}
         return self._commit(batch, keys - self._failures.keys())
 
-    def _read(self, segments: Iterable[wal.Sealed], only: set[_Key] | None = None) -> list[_Read]:
+    def _read(
+        self, segments: Iterable[wal_files.Sealed], only: set[_Key] | None = None
+    ) -> list[_Read]:
         """Segments in order until the batch is full; not beyond one that cannot be read. only: of
         these tables. Any thread."""
         read: list[_Read] = []
+        memory = _Memory()
         size = count = 0
         stopped: set[UUID] = set()
         for segment in segments:
@@ -182,7 +185,7 @@ class Committer:
             if read and (size >= self._batch_bytes or count >= self._limits.batch_rows):
                 break
             try:
-                data = _content(segment.path)
+                data = memory.content(segment.path)
             except FileNotFoundError:
                 continue  # refused since it was listed
             except OSError as error:
@@ -192,14 +195,12 @@ class Committer:
             found = self._blocks(segment, data)
             if found is None:
                 continue
-            # Its bytes are given back before the next one's are asked for: new memory costs more
-            # than what is done in it.
             read.append(_Read(segment, _decoded(data, found, only)))
             size += data.size
             count += sum(block.rows for block in found)
         return read
 
-    def _blocks(self, segment: wal.Sealed, data: pa.Buffer) -> list[blocks.Block] | None:
+    def _blocks(self, segment: wal_files.Sealed, data: pa.Buffer) -> list[blocks.Block] | None:
         """Whole blocks of a segment; None if it is not what it says, and was set aside."""
         try:
             header = blocks.read_header(data)
@@ -215,7 +216,7 @@ class Committer:
             log.warning("torn_tail", segment=segment.path.name, dropped_bytes=dropped)
         return recovered.blocks
 
-    def _refuse(self, segment: wal.Sealed, reason: str) -> None:
+    def _refuse(self, segment: wal_files.Sealed, reason: str) -> None:
         segment.path.rename(segment.path.with_suffix(".refused"))
         log.error("segment_refused", segment=segment.path.name, reason=reason)
 
@@ -254,7 +255,7 @@ class Committer:
             transactions[app_id] = max(sequence, transactions.get(app_id, 0))
         if not wanted:
             return None
-        table_rows = pa.concat_tables(wanted)
+        table_rows = decoding.joined(wanted)
         start = self._monotonic()
         commit_version = table.commit(table_rows, transactions)
         elapsed_ms = round((self._monotonic() - start) * 1000, 1)
@@ -296,7 +297,7 @@ class Committer:
         if is_disk_full(error):
             # Small batches need little space and give some back: each unlinks what it committed.
             self._batch_bytes, self._ahead = 1, None
-            if wal.give_reserve(self._settings.wal_dir):
+            if wal_files.give_reserve(self._settings.wal_dir):
                 self._failures[key].next_try = self._monotonic()
 
     def _recovered(self, written: set[_Key]) -> None:
@@ -318,7 +319,7 @@ class Committer:
         with suppress(OSError):
             free = os.statvfs(directory)
             if free.f_bavail * free.f_frsize > 4 * self._limits.reserve_bytes:
-                wal.keep_reserve(directory, self._limits.reserve_bytes)
+                wal_files.keep_reserve(directory, self._limits.reserve_bytes)
 
     # -- telling
 
@@ -370,10 +371,22 @@ def _decoded(
     return decoded
 
 
-def _content(path: Path) -> pa.Buffer:
-    # Memory of Arrow's pool, which is used again: new pages would cost more than the reading.
-    with pa.OSFile(str(path)) as file:
-        return file.read_buffer()
+class _Memory:
+    """Room for one file's bytes at a time, used again: new pages cost more than the reading."""
+
+    def __init__(self) -> None:
+        self._room = bytearray()
+
+    def content(self, path: Path) -> pa.Buffer:
+        """Bytes of a file, until the next is asked for."""
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if len(self._room) < size:
+                self._room = bytearray(size + size // 8)
+            view, done = memoryview(self._room)[:size], 0
+            while done < size and (count := file.readinto(view[done:])):
+                done += count
+        return pa.py_buffer(view[:done])
 
 
 def keep_memory() -> None:

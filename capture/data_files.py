@@ -48,7 +48,8 @@ class Layout:
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema, in its order and types; missing nullable ones are null.
+    """The columns of a schema, in its order and types; missing nullable ones are null. Text may
+    stay a dictionary.
 
     Raises InvalidParameter for other columns, and for missing ones that may not be null."""
     if rows.schema.equals(schema):
@@ -61,10 +62,19 @@ def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
             f"{'not in it' if unknown else 'missing'}."
         )
     columns = [
-        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(len(rows), f.type)
+        _of_type(rows[f.name], f.type)
+        if f.name in rows.column_names
+        else pa.nulls(len(rows), f.type)
         for f in schema
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    fields = [f.with_type(column.type) for f, column in zip(schema, columns, strict=True)]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _of_type(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(values.type) and values.type.value_type == wanted:
+        return values
+    return values.cast(wanted)
 
 
 def sorted_by(rows: pa.Table, column: str | None) -> pa.Table:
@@ -133,15 +143,18 @@ def write_file(
     relative = "/".join([*folders, f"part-{uuid.uuid4()}.zstd.parquet"])
     target = path / relative
     delta_log.made(target.parent)
+    written = rows.select(layout.file_schema.names)
     try:
         pq.write_table(
-            rows.select(layout.file_schema.names),
+            written,
             target,
             compression="zstd",
             compression_level=1,
             row_group_size=ROW_GROUP_ROWS,
             use_dictionary=[c for c in layout.dictionary_columns if c not in layout.partition_by],
             write_statistics=layout.measured,
+            # A file says nothing of dictionaries: how text lies in memory is each reader's matter.
+            store_schema=not any(pa.types.is_dictionary(kind) for kind in written.schema.types),
         )
         delta_log.sync(target)
         delta_log.sync(target.parent)

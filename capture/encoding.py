@@ -1,24 +1,23 @@
 """Rows -> blocks of the write-ahead log, whose format is described in blocks.py. Pure.
 
-Every recorded request pays for this. A few rows are packed as they are, 0.5 us for one of 900 bytes
-on a shared core; they cost the committer 7 us a row more than columns do, which it has when groups
-are small. From 24 rows on a group is packed column by column: 1.6 us a row at 64.
+The gateway makes rows of labels and usage alone; of a request it logs an exchange (exchanges.py). A
+few rows are packed as they are, by one call: at 500 requests a second all that is touched is cold,
+and each step of Python costs several times what it does under load. They cost the committer some us
+more than columns do, which it has when groups are small. From 24 on a group is packed column by
+column.
 """
 
 import functools
 import struct
-import zlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 
-from capture import blocks
+from capture import blocks, exchanges
 
 COLUMNWISE_ROWS = 24
-_HEAD = struct.Struct("<4sI")
-_PADDINGS = [bytes(size) for size in range(8)]
 
 
 def _padding(size: int) -> int:
@@ -26,32 +25,30 @@ def _padding(size: int) -> int:
 
 
 def encode(table: str, kind: str, group: Sequence[Any]) -> bytes:
-    """One block of a group of rows (a tuple type of `rows`), at least one, of one table."""
-    return b"".join(pieces(table, kind, group))
+    """One block of a group of rows (all of one tuple type of `rows`, or `exchanges.Exchange` for
+    "payload"), at least one, of one table."""
+    if type(group[0]) is exchanges.Exchange:
+        return exchanges.block(table, group)
+    if len(group) >= COLUMNWISE_ROWS:
+        return by_column(table, kind, group)
+    try:
+        packed = _pack(group)
+    except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
+        # What MessagePack has no form for, as a lone surrogate, has one in columns.
+        return by_column(table, kind, group)
+    code = blocks.LAYOUTS[kind].code | blocks.PACKED
+    return blocks.framed(table, code, len(group), packed, text_bytes=len(packed))
 
 
-def pieces(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
-    """The same as the pieces of one writev(): to join them would copy everything once more."""
-    if len(group) < COLUMNWISE_ROWS:
-        try:
-            return _as_they_are(table, kind, group)
-        except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError):
-            pass  # what MessagePack has no form for, as a lone surrogate, has one in columns
-    return by_column(table, kind, group)
+_pack = msgspec.msgpack.Encoder().encode
 
 
-def by_column(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
-    """The pieces of a block that holds columns, whatever the size of the group."""
+def by_column(table: str, kind: str, group: Sequence[Any]) -> bytes:
+    """A block of rows that holds columns, whatever the size of the group."""
     try:
         return _columnwise(table, kind, group)
     except struct.error:  # a number is null, or overflows; to look first would cost every row
         return _columnwise(table, kind, [_fitting(blocks.LAYOUTS[kind], row) for row in group])
-
-
-@functools.lru_cache(maxsize=1024)
-def _name(table: str) -> tuple[bytes, int]:
-    name = table.encode()
-    return name + bytes(_padding(len(name))), len(name)
 
 
 def _fitting(layout: blocks.Layout, row: Sequence[Any]) -> list[Any]:
@@ -95,34 +92,10 @@ def _nested(layout: blocks.Layout, columns: list[tuple[Any, ...]], count: int) -
     return _Nested(counts, texts, sizes["lists"], sizes["maps"])
 
 
-# A few rows --------------------------------------------------------------------------------------
-
-_pack = msgspec.msgpack.Encoder().encode
-
-
-def _as_they_are(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
-    name, start, code, name_bytes = _packed_front(table, kind)
-    packed = _pack(group)
-    size = len(packed)
-    padding = _PADDINGS[-size % 8]
-    front = blocks.AFTER_CRC.pack(
-        start + size + len(padding), len(group), start, 0, 0, 0, size, code, name_bytes
-    )
-    rest = b"".join((front, name, packed, padding))
-    return [_HEAD.pack(blocks.BLOCK_MAGIC, zlib.crc32(rest)), rest]
-
-
-@functools.lru_cache(maxsize=1024)
-def _packed_front(table: str, kind: str) -> tuple[bytes, int, int, int]:
-    name, name_bytes = _name(table)
-    code = blocks.LAYOUTS[kind].code | blocks.PACKED
-    return name, blocks.BLOCK.size + len(name), code, name_bytes
-
-
 # Many rows ---------------------------------------------------------------------------------------
 
 
-def _columnwise(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
+def _columnwise(table: str, kind: str, group: Sequence[Any]) -> bytes:
     layout, columns = blocks.LAYOUTS[kind], list(zip(*group, strict=True))
     fixed = [
         _numbers(columns[index], code)
@@ -133,27 +106,18 @@ def _columnwise(table: str, kind: str, group: Sequence[Any]) -> list[bytes]:
     texts = [_texts(column) for column in (*(columns[i] for i in layout.texts), nested.texts)]
     words = b"".join([*fixed, _packed("i", nested.counts), *(lengths for lengths, _ in texts)])
     flags = b"".join([_packed("?", columns[index]) for index in layout.flags])
-    name, name_bytes = _name(table)
-    paddings = _PADDINGS[_padding(len(words))], _PADDINGS[_padding(len(flags))]
-    start, joined = blocks.BLOCK.size + len(name), [text for _, text in texts]
-    size = start + sum(map(len, (words, flags, *paddings, *joined)))
-    head = blocks.AFTER_CRC.pack(
-        size + _padding(size),
+    paddings = blocks.PADDINGS[_padding(len(words))], blocks.PADDINGS[_padding(len(flags))]
+    joined = b"".join(text for _, text in texts)
+    return blocks.framed(
+        table,
+        layout.code,
         len(group),
-        start,
+        b"".join((words, paddings[0], flags, paddings[1], joined)),
         len(group) * len(layout.texts) + len(nested.texts),
         nested.elements,
         nested.pairs,
-        sum(map(len, joined)),
-        layout.code,
-        name_bytes,
+        len(joined),
     )
-    front = b"".join((head, name, words, paddings[0], flags, paddings[1]))
-    rest = [front, *joined, _PADDINGS[_padding(size)]]
-    crc = 0
-    for piece in rest:
-        crc = zlib.crc32(piece, crc)
-    return [_HEAD.pack(blocks.BLOCK_MAGIC, crc), *rest]
 
 
 def _joined(texts: Sequence[str | None]) -> tuple[list[int], bytes]:

@@ -39,6 +39,7 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("before", pa.string()),  # JSON, as the two below
         pa.field("after", pa.string()),
         pa.field("reason", pa.string()),
+        pa.field("source_ip_address", pa.string()),
     ]
 )
 ENTITY_SCHEMA = pa.schema(

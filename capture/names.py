@@ -97,6 +97,11 @@ def copy_of(request_id: str) -> str:
     return request_id[:-1] + f"{int(request_id[-1], 16) ^ 1:x}"
 
 
+def copy_number(number: int) -> int:
+    """The same of an id as a number."""
+    return number ^ 1
+
+
 def request_time_ms(request_id: str) -> int | None:
     """Unix milliseconds in a request id, or None if it is not one of ours."""
     try:

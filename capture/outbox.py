@@ -47,3 +47,21 @@ def waiting(connection: sa.Connection, limit: int = 100) -> list[Event]:
 def mark_dispatched(connection: sa.Connection, event_ids: list[int]) -> None:
     """These events have become deliveries (one per receiver), in this same transaction."""
     connection.execute(sa.update(outbox).where(outbox.c.id.in_(event_ids)).values(dispatched=True))
+
+
+def told(connection: sa.Connection, type: str, endpoint: str, limit: int) -> list[Event]:
+    """Events of a type that name this endpoint, newest first."""
+    found = connection.execute(
+        sa.select(outbox.c.id, outbox.c.type, outbox.c.data, outbox.c.created_ms)
+        .where(outbox.c.type == type, outbox.c.data["endpoint"].as_string() == endpoint)
+        .order_by(outbox.c.id.desc())
+        .limit(limit)
+    )
+    return [Event(*row) for row in found]
+
+
+def forget_before(connection: sa.Connection, before_ms: int) -> int:
+    """Drop events that were made before this time and have become deliveries; gives their number.
+    What waits stays, however old it is."""
+    old = (outbox.c.created_ms < before_ms, outbox.c.dispatched.is_(True))
+    return connection.execute(sa.delete(outbox).where(*old)).rowcount

@@ -1,7 +1,7 @@
 """Questions on recorded requests: one request, how far the record is, whose labels are early.
 
 An operation is `operation(settings, arguments) -> JSON values`; OPERATIONS lists them with those of
-`pages`, `exports` and `series`, and `python -m capture.query` serves them alone (see
+`pages`, `exports`, `series` and `usage`, and `python -m capture.query` serves them alone (see
 `capture.reading`).
 """
 
@@ -24,6 +24,7 @@ from capture import (
     recorded,
     selection,
     series,
+    usage,
 )
 from capture.settings import Settings
 
@@ -185,7 +186,7 @@ OPERATIONS: dict[str, reading.Operation] = {
     "capture_status": capture_status,
     "unmatched": unmatched,
     "timeseries": series.timeseries,
-    "usage": series.usage,
+    "usage": usage.usage,
     "table_contents": contents.table_contents,
 }
 

@@ -1,10 +1,10 @@
 """Reads in a child process: polars and Delta stay out of the process that answers requests.
 
 The parent holds a `Reader`, the child runs `serve`. Between them is a socket pair, the child's end
-as its standard input: frames of a 4-byte length and JSON, `{"id", "operation", "arguments"}` there,
-`{"id", "result"}` or `{"id", "error": {"class", "message"}}` back, in any order. The child ends
-when the socket closes. A child that died, or whose threads are all held by reads that nobody waits
-for any more, is replaced by the next question.
+as its standard input: frames of a 4-byte length and JSON, `{"id", "operation", "arguments"}` there;
+back, in any order, a length, the id, whether it failed, and JSON: the result, or
+`{"class", "message"}`. The child ends when the socket closes. A child that died, or whose threads
+are all held by reads that nobody waits for any more, is replaced by the next question.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ Operation = Callable[[Settings, dict[str, Any]], Any]
 THREADS = 2
 NICENESS = 5  # a read may wait a moment for the requests that are being answered
 LENGTH = struct.Struct("<I")
+ANSWER = struct.Struct("<IQ?")  # length of the JSON, id of the question, whether it failed
 ERRORS: dict[str, type[errors.InferlakeError]] = {
     name: found
     for name, found in vars(errors).items()
@@ -40,7 +41,7 @@ class _Child:
     process: asyncio.subprocess.Process
     incoming: asyncio.StreamReader
     outgoing: asyncio.StreamWriter
-    waiting: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+    waiting: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
     abandoned: set[int] = field(default_factory=set)  # asked, unanswered, and nobody waits
     ended: bool = False
 
@@ -70,10 +71,17 @@ class Reader:
 
         Raises what the operation raised; Unavailable when it takes too long or the child ends.
         """
+        return orjson.loads(await self.relay(operation, arguments, deadline_seconds))
+
+    async def relay(
+        self, operation: str, arguments: dict[str, Any], deadline_seconds: float = 10
+    ) -> bytes:
+        """The operation's result as JSON text, to be passed on: megabytes taken apart here would
+        hold up the requests that this loop answers. Raises like `ask`."""
         child = await self._running()
         self._last_id += 1
         number = self._last_id
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         child.waiting[number] = future
         question = {"id": number, "operation": operation, "arguments": arguments}
         child.outgoing.write(_frame(question))
@@ -130,8 +138,9 @@ class Reader:
         """Hand answers to those who wait until the child ends, then fail the rest."""
         try:
             while True:
-                (length,) = LENGTH.unpack(await child.incoming.readexactly(LENGTH.size))
-                _hand_over(child, orjson.loads(await child.incoming.readexactly(length)))
+                head = await child.incoming.readexactly(ANSWER.size)
+                length, number, failed = ANSWER.unpack(head)
+                _hand_over(child, number, failed, await child.incoming.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the child closed its end: it is over
         finally:
@@ -145,22 +154,26 @@ class Reader:
             log.warning("reader_ended", returncode=code)
 
 
-def _hand_over(child: _Child, answer: dict[str, Any]) -> None:
-    child.abandoned.discard(answer["id"])
-    future = child.waiting.get(answer["id"])
+def _hand_over(child: _Child, number: int, failed: bool, body: bytes) -> None:
+    child.abandoned.discard(number)
+    future = child.waiting.get(number)
     if future is None or future.done():
         return
-    failure = answer.get("error")
-    if failure is None:
-        future.set_result(answer["result"])
-    else:
-        known = ERRORS.get(failure["class"], errors.InternalError)
-        future.set_exception(known(failure["message"]))
+    if not failed:
+        future.set_result(body)
+        return
+    failure = orjson.loads(body)
+    known = ERRORS.get(failure["class"], errors.InternalError)
+    future.set_exception(known(failure["message"]))
 
 
-def _frame(value: Any) -> bytes:
+def _json(value: Any) -> bytes:
     # Times become RFC 3339 with Z; NaN and infinity become null.
-    body = orjson.dumps(value, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
+    return orjson.dumps(value, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
+
+
+def _frame(question: dict[str, Any]) -> bytes:
+    body = _json(question)
     return LENGTH.pack(len(body)) + body
 
 
@@ -195,14 +208,16 @@ def _answer(
     try:
         if name not in operations:
             raise errors.InvalidParameter(f"There is no read '{name}'.")
-        result = operations[name](settings, question["arguments"])
-        return _frame({"id": question["id"], "result": result})
+        body, failed = _json(operations[name](settings, question["arguments"])), False
     except errors.InferlakeError as error:
-        failure = {"class": type(error).__name__, "message": error.message}
+        body, failed = _json({"class": type(error).__name__, "message": error.message}), True
     except BaseException as error:  # noqa: BLE001  polars panics outside of Exception
         log.error("read_failed", operation=name, error=f"{type(error).__name__}: {error}")
-        failure = {"class": "InternalError", "message": f"Reading ({name}) failed."}
-    return _frame({"id": question["id"], "error": failure})
+        body, failed = (
+            _json({"class": "InternalError", "message": f"Reading ({name}) failed."}),
+            True,
+        )
+    return ANSWER.pack(len(body), question["id"], failed) + body
 
 
 def _receive(connection: socket.socket) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""Recorded requests as series over time, and counted for usage.
+"""Recorded requests as series over time.
 
 Read from the payload table, so a request counts once, however many rows it held. Shadow copies do
-not count: nobody waited for them. Usage counts tracked requests as well that no record holds.
+not count: nobody waited for them.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,19 @@ from typing import Any
 
 import polars as pl
 
-from capture import errors, filters, recorded, rows, selection
+from capture import errors, filters, recorded
 from capture.settings import Settings
 
 MOST_POINTS = 2_000
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PARTS = ("gateway", "queue", "features", "predict")
 # Of each request, before requests are counted: a group of plain columns is summed up faster.
 MEASURED = {
     "duration_us": pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us"),
     "failed": filters.FAILED,
     "execution_ms": pl.col("execution_duration_ms"),
+    **{f"{part}_us": pl.col(f"{part}_us").fill_null(0) for part in PARTS},
 }
 METRICS: dict[str, pl.Expr] = {
     "requests": pl.len(),
@@ -29,20 +31,17 @@ METRICS: dict[str, pl.Expr] = {
     "p95": pl.col("duration_us").quantile(0.95) / 1000,
     "p99": pl.col("duration_us").quantile(0.99) / 1000,
     "execution": pl.col("execution_ms").mean(),
+    **{part: pl.col(f"{part}_us").mean() / 1000 for part in PARTS},
 }
 COUNTS = ("requests", "errors")
+LINES = {
+    "served_entity": pl.col("served_entity_name"),
+    "status_code": pl.col("status_code").cast(pl.String),
+}
 DIMENSIONS = {
     "served_entity": pl.col("served_entity_name"),
     "user": pl.col("requester"),
     "day": pl.col("request_date"),
-}
-
-# Of each request that is counted for usage, beside its endpoint.
-COUNTED = {
-    **DIMENSIONS,
-    "id": pl.col("databricks_request_id"),
-    "failed": filters.FAILED,
-    "execution_ms": pl.col("execution_duration_ms"),
 }
 
 
@@ -51,18 +50,20 @@ def timeseries(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, An
 
     arguments: `table`, `metrics` (names of METRICS joined by commas; default: all), `from`, `to`
     (RFC 3339, `from <= time < to`), `step` (seconds; made longer where a series would have more
-    than 2,000 points; default: about 200 points), `by` (`served_entity`, or nothing: `by` is null).
-    Times of points are starts of steps, aligned to the epoch. Counts are 0 where nothing came;
-    latencies (milliseconds: `p50`, `p95`, `p99` of the whole stay, `execution` the mean in the
-    model) are null there.
+    than 2,000 points; default: about 200 points), `by` (`served_entity`, `status_code`, or nothing:
+    `by` is null). Times of points are starts of steps, aligned to the epoch. Counts are 0 where
+    nothing came; latencies (milliseconds: `p50`, `p95`, `p99` of the whole stay, `execution` the
+    mean in the model; `gateway`, `queue`, `features`, `predict` the means of the stay's parts) are
+    null there.
     """
     start, end = (filters.instant(arguments.get(name), name) for name in ("from", "to"))
     if start >= end:
         raise errors.InvalidParameter("from must be before to.")
     metrics = _metrics(arguments.get("metrics"))
     by = arguments.get("by") or None
-    if by not in (None, "served_entity"):
-        raise errors.InvalidParameter(f"by: '{str(by)[:100]}' is not allowed; use served_entity.")
+    if by not in (None, *LINES):
+        allowed = ", ".join(LINES)
+        raise errors.InvalidParameter(f"by: '{str(by)[:100]}' is not allowed; use {allowed}.")
     step = _step(arguments.get("step"), (end - start).total_seconds())
     table = recorded.sibling(str(arguments["table"]), "payload")
     found = _measured(settings, table, start, end, step, metrics, by)
@@ -121,7 +122,7 @@ def _points(
     return [[time, values.get((group, time), {}).get(metric, nothing)] for time in times]
 
 
-def _requests(
+def requests(
     settings: Settings, full_name: str, start: datetime | None, end: datetime | None
 ) -> pl.LazyFrame | None:
     """The requests of `[start, end)`; None: no limit."""
@@ -139,10 +140,10 @@ def _measured(
     metrics: list[str],
     by: str | None,
 ) -> list[dict[str, Any]]:
-    frame = _requests(settings, full_name, start, end)
+    frame = requests(settings, full_name, start, end)
     if frame is None:
         return []
-    group = pl.lit(None, pl.String) if by is None else DIMENSIONS[by]
+    group = pl.lit(None, pl.String) if by is None else LINES[by]
     place = pl.col("request_time").dt.epoch("us") // (step * 1_000_000)
     found = (
         frame.select(group.alias("by"), place.alias("place"), **MEASURED)
@@ -153,57 +154,3 @@ def _measured(
     return [
         {**row, "time": EPOCH + timedelta(seconds=row["place"] * step)} for row in found.to_dicts()
     ]
-
-
-def usage(settings: Settings, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Counted requests: [{..., "requests", "errors", "execution_ms"}], ordered by what they go by.
-
-    arguments: `by` (any of `endpoint`, `served_entity`, `user`, `day`, joined by commas; default:
-    endpoint, served_entity), `from`, `to` (RFC 3339, may be left out), `endpoint` (one of them).
-    """
-    wanted = [
-        name.strip() for name in str(arguments.get("by") or "endpoint,served_entity").split(",")
-    ]
-    for name in wanted:
-        if name not in ("endpoint", *DIMENSIONS):
-            raise errors.InvalidParameter(
-                f"by: '{name[:100]}' is not known; use endpoint, {', '.join(DIMENSIONS)}."
-            )
-    start, end = (
-        filters.instant(arguments[name], name) if arguments.get(name) else None
-        for name in ("from", "to")
-    )
-    only = arguments.get("endpoint") or None
-    parts = []
-    for one in selection.recorded_tables(settings):
-        frame = _requests(settings, one.full_name, start, end)
-        if frame is not None and only in (None, one.endpoint_name):
-            parts.append(frame.select(pl.lit(one.endpoint_name).alias("endpoint"), **COUNTED))
-    noted = recorded.scan(settings, rows.USAGE_TABLE, start, end)
-    if noted is not None:
-        noted = noted.filter(*recorded.within(start, end))
-        if only is not None:
-            noted = noted.filter(pl.col("endpoint_name") == only)
-        parts.append(_unrecorded(noted, parts))
-    if not parts:
-        return []
-    counted = (
-        pl.concat(parts)
-        .group_by(wanted)
-        .agg(
-            pl.len().cast(pl.Int64).alias("requests"),
-            pl.col("failed").sum().cast(pl.Int64).alias("errors"),
-            pl.col("execution_ms").sum(),
-        )
-    )
-    return counted.sort(wanted, nulls_last=True).collect().to_dicts()
-
-
-def _unrecorded(noted: pl.LazyFrame, parts: list[pl.LazyFrame]) -> pl.LazyFrame:
-    """Tracked requests that no record holds, as it is thinned or off. Of the others the record says
-    more: an answer of 400 may be the model's fault."""
-    without_source = noted.with_columns(pl.lit(None, pl.String).alias("error_source"))
-    counted = without_source.select(pl.col("endpoint_name").alias("endpoint"), **COUNTED)
-    for part in parts:
-        counted = counted.join(part.select("id"), on="id", how="anti")
-    return counted

@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     worker_memory_bytes: int = Field(
         default=0, ge=0, description="0: by workload_type, 4/8/16 GiB."
     )
+    template_memory_bytes: int = Field(
+        default=1024 * MIB,
+        ge=0,
+        description="Memory that loaded models of entities at zero may hold together, so that they "
+        "wake sooner; 0: none is kept.",
+    )
     scale_to_zero_after_seconds: float = Field(default=1800, gt=0, description="Idle time to zero.")
     deployment_timeout_seconds: float = Field(
         default=1800, gt=0, description="Longest time for a new entity to become ready."
@@ -103,6 +109,11 @@ class Settings(BaseSettings):
     unpack_chunk_rows: int = Field(default=128_000, gt=0, description="Rows unpacked at once.")
 
     # the way out
+    keep_deliveries_days: int = Field(
+        default=30,
+        ge=1,
+        description="Delivered events stay so long; those given up on three times as long.",
+    )
     allow_private_upstreams: str = Field(
         default="loopback",
         pattern="^(none|loopback|private)$",

@@ -1,4 +1,4 @@
-"""The write-ahead log on disk: append, seal, sync, list.
+"""The write-ahead log on disk, as its writer has it: append, seal, sync.
 
     <wal>/<incarnation uuid>/owner.lock              held (flock) as long as the writer lives
                              <sequence:020>.open     being written, always the highest sequence
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from capture import blocks, encoding, errors, logline, meters
+from capture import blocks, encoding, errors, logline, meters, wal_files
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
@@ -42,9 +42,6 @@ LOOK_SECONDS = 0.25
 SWEEP_SECONDS = 5.0
 SWEEP_SEGMENTS = 256
 MAX_BLOCK_BYTES = 256 << 20  # a larger group is halved: a segment must stay well below 2 GiB
-ABANDONED_SECONDS = 3600  # a folder that was never finished is swept away after this long
-OWNER_LOCK = "owner.lock"
-RESERVE = "reserve"
 
 log = logline.logger(__name__)
 
@@ -56,6 +53,7 @@ class _Segment:
 
     descriptor: int
     path: Path
+    sealed_path: Path
     size: int
     since: float
     synced_size: int = 0
@@ -68,6 +66,19 @@ class _Segment:
     @property
     def is_dirty(self) -> bool:
         return self.synced_size < self.size and not self.sync_asked
+
+
+class _Waiting(NamedTuple):
+    """A segment that the committer is to take: its name now, or as long as it could not be sealed
+    its name before; bytes."""
+
+    sealed_path: Path
+    path: Path
+    size: int
+
+    @property
+    def is_there(self) -> bool:
+        return self.sealed_path.exists() or self.path.exists()
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,6 +104,7 @@ class Log:
         self.dropped: Counter[str] = Counter()  # rows served but not logged, by table
         self.appended: Counter[tuple[str, str]] = Counter()  # rows, by table and kind
         self.appended_bytes = 0
+        self.is_full = False  # whether the backlog has reached its limit; asked for each request
         self._settings = settings
         self._backlog_limit, self._seal_bytes = settings.wal_backlog_bytes, settings.wal_seal_bytes
         self._sync = sync
@@ -101,15 +113,16 @@ class Log:
         self._app_id = UUID(int=0)
         self._sequence = 0
         self._segment: _Segment | None = None
-        self._unsealed: list[Path] = []
-        self._own: deque[tuple[Path, int]] = deque()
-        self._left: deque[tuple[Path, int]] = deque()
+        self._unsealed: list[_Waiting] = []
+        self._own: deque[_Waiting] = deque()
+        self._left: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._looked_at = self._swept_at = time.monotonic()
         self._jobs: queue.SimpleQueue[tuple[_Segment, bool] | None] = queue.SimpleQueue()
         self._syncer: threading.Thread | None = None
         try:
             self._find_left_over()
+            self.is_full = self.backlog_bytes >= self._backlog_limit
             self._begin()
         except OSError as error:
             log.warning("log_not_started", error=error.strerror)
@@ -124,13 +137,9 @@ class Log:
         """Log bytes not committed yet: this incarnation's and those found at its start."""
         return self._waiting_bytes + (self._segment.size if self._segment else 0)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the backlog has reached its limit."""
-        return self.backlog_bytes >= self._backlog_limit
-
     def append(self, table: str, kind: str, group: Sequence[Any], power: bool = False) -> None:
-        """Write rows (`rows.Payload` for "payload", `rows.Label` for "labels") of one table.
+        """Write rows of one table, all of one type: `exchanges.Exchange` or `rows.Payload` for
+        "payload", `rows.Label` for "labels", `rows.Usage` for "usage".
 
         Returns after write(); with `power` after it was synced, alone, so that callers should
         group. Raises LogFull if the backlog is at its limit or the file cannot be written: then
@@ -139,20 +148,32 @@ class Log:
         """
         if not group:
             return
-        block = encoding.pieces(table, kind, group)
-        size = sum(map(len, block))
+        block = encoding.encode(table, kind, group)
+        size = len(block)
         if size > MAX_BLOCK_BYTES and len(group) > 1:
             half = len(group) // 2
             self.append(table, kind, group[:half], power)
             self.append(table, kind, group[half:], power)
             return
+        segment = self._segment
+        backlog = self._waiting_bytes + size + (segment.size if segment else 0)
         try:
-            self._write(block, size, power)
-        except errors.LogFull:
-            if kind != "payload" or self._settings.wal_full_policy != "serve":
-                raise
-            self.dropped[table] += len(group)
+            if backlog > self._backlog_limit:
+                raise errors.LogFull(
+                    f"{backlog - size} bytes of requests wait to be recorded; the limit is "
+                    f"{self._backlog_limit}."
+                )
+            if segment is None or segment.sync_failed:
+                segment = self._opened()
+            self._put(segment, block)
+            if power:
+                segment = self._synced(segment, block)
+        except (errors.LogFull, OSError) as error:
+            self._drop(table, kind, len(group), error)
             return
+        if segment.size >= self._seal_bytes:
+            self._seal()
+        self.is_full = backlog >= self._backlog_limit
         self.appended[table, kind] += len(group)
         self.appended_bytes += size
 
@@ -160,8 +181,8 @@ class Log:
         """To be called about every 50 ms: seal by age, ask for the sync of what was written, see
         what the committer has taken. Never blocks on the disk."""
         now = time.monotonic()
-        for path in self._unsealed[:]:
-            self._rename(path)
+        for unsealed in self._unsealed[:]:
+            self._rename(unsealed)
         segment = self._segment
         if segment is not None:
             if segment.sync_failed or now - segment.since >= self._settings.wal_seal_seconds:
@@ -176,12 +197,13 @@ class Log:
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._forget_taken_out_of_order()
+        self.is_full = self.backlog_bytes >= self._backlog_limit
 
     def close(self) -> None:
         """Seal what is open, sync it, let the committer have everything."""
         self._seal()
-        for path in self._unsealed[:]:
-            self._rename(path)
+        for waiting in self._unsealed[:]:
+            self._rename(waiting)
         if self._syncer is not None:
             self._jobs.put(None)
             self._syncer.join()
@@ -201,21 +223,14 @@ class Log:
 
     # -- writing
 
-    def _write(self, block: list[bytes], size: int, power: bool) -> None:
-        if self.backlog_bytes + size > self._backlog_limit:
-            raise errors.LogFull(
-                f"{self.backlog_bytes} bytes of requests wait to be recorded; the limit is "
-                f"{self._backlog_limit}."
-            )
-        try:
-            segment = self._opened()
-            self._put(segment, block, size)
-            if power:
-                segment = self._synced(segment, block, size)
-        except OSError as error:
-            raise errors.LogFull(f"The log cannot be written: {error.strerror}.") from error
-        if segment.size >= self._seal_bytes:
-            self._seal()
+    def _drop(self, table: str, kind: str, count: int, why: errors.LogFull | OSError) -> None:
+        """Count rows that were not written, or raise LogFull."""
+        if kind == "payload" and self._settings.wal_full_policy == "serve":
+            self.dropped[table] += count
+        elif isinstance(why, OSError):
+            raise errors.LogFull(f"The log cannot be written: {why.strerror}.") from why
+        else:
+            raise why
 
     def _opened(self) -> _Segment:
         if self._segment is not None:
@@ -224,30 +239,35 @@ class Log:
             self._seal()
         if self._owner is None:
             self._begin()
-        path = self._folder / f"{self._sequence:020}.open"
+        name = f"{self._sequence:020}"
+        path = self._folder / f"{name}.open"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         head = blocks.segment_header(self._app_id, self._sequence)
         try:
-            _write_whole(descriptor, [head], len(head))
+            if os.write(descriptor, head) != len(head):
+                raise _disk_full()
         except OSError:
             os.close(descriptor)
             path.unlink()
             raise
         self._sequence += 1
         now = time.monotonic()
-        self._segment = _Segment(descriptor, path, len(head), since=now, synced_at=now)
+        self._segment = _Segment(
+            descriptor, path, self._folder / f"{name}.seg", len(head), since=now, synced_at=now
+        )
         return self._segment
 
-    def _put(self, segment: _Segment, block: list[bytes], size: int) -> None:
+    def _put(self, segment: _Segment, block: bytes) -> None:
         try:
-            _write_whole(segment.descriptor, block, size)
+            if os.write(segment.descriptor, block) != len(block):
+                raise _disk_full()
         except OSError as error:
             # The line comes second: on a full disk it may not be writable either.
             self._cut_back(segment, segment.size)
             log.error("write_failed", segment=segment.path.name, error=error.strerror)
             raise
-        segment.size += size
+        segment.size += len(block)
 
     def _cut_back(self, segment: _Segment, size: int) -> None:
         """Cut a file back to a whole block and seal it; one without blocks may be tried again."""
@@ -260,17 +280,17 @@ class Log:
         if size > blocks.HEADER_BYTES or segment.sync_failed:
             self._seal()
 
-    def _synced(self, segment: _Segment, block: list[bytes], size: int) -> _Segment:
+    def _synced(self, segment: _Segment, block: bytes) -> _Segment:
         """Sync a block just written; if that fails, write it to another file and sync that."""
         if self._sync_segment(segment):
             return segment
         # Cut first: if that is not possible the block may be read from the old file, and must not
         # be written a second time.
-        self._cut_back(segment, segment.size - size)
+        self._cut_back(segment, segment.size - len(block))
         segment = self._opened()
-        self._put(segment, block, size)
+        self._put(segment, block)
         if not self._sync_segment(segment):
-            self._cut_back(segment, segment.size - size)
+            self._cut_back(segment, segment.size - len(block))
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return segment
 
@@ -283,21 +303,22 @@ class Log:
         if segment.size <= blocks.HEADER_BYTES:
             segment.path.unlink(missing_ok=True)
         else:
-            self._own.append((segment.path, segment.size))
+            waiting = _Waiting(segment.sealed_path, segment.path, segment.size)
+            self._own.append(waiting)
             self._waiting_bytes += segment.size
-            self._rename(segment.path, new=True)
+            self._rename(waiting, new=True)
         self._jobs.put((segment, True))
 
-    def _rename(self, path: Path, new: bool = False) -> None:
+    def _rename(self, waiting: _Waiting, new: bool = False) -> None:
         try:
-            path.rename(path.with_suffix(".seg"))
+            waiting.path.rename(waiting.sealed_path)
         except OSError as error:
-            log.error("seal_failed", segment=path.name, error=error.strerror)
+            log.error("seal_failed", segment=waiting.path.name, error=error.strerror)
             if new:
-                self._unsealed.append(path)
+                self._unsealed.append(waiting)
             return
         if not new:
-            self._unsealed.remove(path)
+            self._unsealed.remove(waiting)
 
     def _sync_segment(self, segment: _Segment) -> bool:
         """Put a segment on disk; False if that failed, now or ever. Any thread."""
@@ -338,7 +359,9 @@ class Log:
         owner = None
         try:
             unfinished.mkdir(mode=0o700)
-            owner = os.open(unfinished / OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            owner = os.open(
+                unfinished / wal_files.OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             sync_folder(unfinished)
             unfinished.rename(self.directory / str(app_id))
@@ -355,184 +378,31 @@ class Log:
         self._syncer.start()
 
     def _find_left_over(self) -> None:
-        for folder in incarnations(self.directory):
-            segments, unsealed = _listed(folder)
+        for folder in wal_files.incarnations(self.directory):
+            segments, unsealed = wal_files.listed(folder)
             for path in (*segments.values(), *(folder / f"{n:020}.open" for n in unsealed)):
                 with suppress(FileNotFoundError):  # taken by the committer meanwhile
                     size = path.stat().st_size
-                    self._left.append((path.with_suffix(".open"), size))
+                    self._left.append(
+                        _Waiting(path.with_suffix(".seg"), path.with_suffix(".open"), size)
+                    )
                     self._waiting_bytes += size
 
-    def _forget_taken(self, waiting: deque[tuple[Path, int]]) -> None:
-        while waiting and not _is_there(waiting[0][0]):
-            self._waiting_bytes -= waiting.popleft()[1]
+    def _forget_taken(self, waiting: deque[_Waiting]) -> None:
+        while waiting and not waiting[0].is_there:
+            self._waiting_bytes -= waiting.popleft().size
 
     def _forget_taken_out_of_order(self) -> None:
         # A segment stays when one of its tables cannot be written; those behind it go all the same.
         for waiting in (self._own, self._left):
             looked_at = [waiting.popleft() for _ in range(min(SWEEP_SEGMENTS, len(waiting)))]
-            kept = [found for found in looked_at if _is_there(found[0])]
-            self._waiting_bytes -= sum(size for _, size in looked_at)
-            self._waiting_bytes += sum(size for _, size in kept)
+            kept = [one for one in looked_at if one.is_there]
+            self._waiting_bytes += sum(one.size for one in kept) - sum(
+                one.size for one in looked_at
+            )
             waiting.extendleft(reversed(kept))
 
 
-def _is_there(path: Path) -> bool:
-    return path.with_suffix(".seg").exists() or path.exists()
-
-
-def _write_whole(descriptor: int, pieces: list[bytes], size: int) -> None:
-    """One writev(). Raises OSError if less than all of it was written, as on a disk just full."""
-    if os.writev(descriptor, pieces) != size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-# What the committer sees -------------------------------------------------------------------------
-
-
-class Sealed(NamedTuple):
-    """A segment that may be committed."""
-
-    app_id: UUID
-    sequence: int
-    path: Path
-
-
-def incarnations(directory: Path) -> list[Path]:
-    """Folders of all incarnations, dead or alive, by name."""
-    try:
-        return [folder for folder in sorted(directory.iterdir()) if _is_uuid(folder.name)]
-    except FileNotFoundError:
-        return []
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        return str(UUID(name)) == name
-    except ValueError:
-        return False
-
-
-def _listed(folder: Path) -> tuple[dict[int, Path], list[int]]:
-    sealed: dict[int, Path] = {}
-    unsealed: list[int] = []
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return {}, []
-    for name in names:
-        stem, _, suffix = name.partition(".")
-        if suffix == "seg" and stem.isdigit():
-            sealed[int(stem)] = folder / name
-        elif suffix == "open" and stem.isdigit():
-            unsealed.append(int(stem))
-    return sealed, unsealed
-
-
-def sealed(directory: Path) -> list[Sealed]:
-    """All segments that may be committed, in order within each incarnation.
-
-    Listing a folder may miss a file that is renamed meanwhile. Whatever was sealed before a segment
-    of the first listing is in the second, so nothing is taken that the first did not reach: a
-    segment that were skipped could never be committed later.
-    """
-    found: list[Sealed] = []
-    for folder in incarnations(directory):
-        first, _ = _listed(folder)
-        if not first:
-            continue
-        second, unsealed = _listed(folder)
-        end = min([max(first) + 1, *unsealed])
-        app_id = UUID(folder.name)
-        found += (Sealed(app_id, n, second[n]) for n in sorted(second) if n < end)
-    return found
-
-
-def adopt_dead(directory: Path) -> None:
-    """Seal what dead writers left open, without torn tails; sweep away what is empty of them."""
-    for folder in incarnations(directory):
-        waiting, unsealed = _listed(folder)
-        if waiting and not unsealed:
-            continue
-        owner = _take_dead(folder)
-        if owner is None:
-            continue
-        try:
-            for sequence in sorted(_listed(folder)[1]):
-                _seal_dead(folder / f"{sequence:020}.open")
-            _sweep(folder)
-        finally:
-            os.close(owner)
-    _sweep_unfinished(directory)
-
-
-def _take_dead(folder: Path) -> int | None:
-    """Lock of an incarnation whose owner is dead, as a descriptor to be closed; else None."""
-    try:
-        owner = os.open(folder / OWNER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(owner)
-        return None
-    return owner
-
-
-def _seal_dead(path: Path) -> None:
-    with path.open("r+b") as file:
-        data = file.read()
-        try:
-            blocks.read_header(data)
-        except blocks.NotASegment:
-            end = 0
-        except blocks.ForeignSegment:
-            end = len(data)  # not ours to judge; the committer sets it aside as it is
-        else:
-            end = blocks.recover(data, blocks.HEADER_BYTES).end
-        file.truncate(end)
-        os.fsync(file.fileno())
-    if end <= blocks.HEADER_BYTES:
-        path.unlink()
-    else:
-        path.rename(path.with_suffix(".seg"))
-    if end < len(data):
-        log.warning("torn_tail", segment=path.name, kept_bytes=end, dropped_bytes=len(data) - end)
-
-
-def _sweep(folder: Path) -> None:
-    if [path.name for path in folder.iterdir()] == [OWNER_LOCK]:
-        (folder / OWNER_LOCK).unlink()
-        folder.rmdir()
-
-
-def _sweep_unfinished(directory: Path) -> None:
-    for folder in directory.glob(".new-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def keep_reserve(directory: Path, size: int) -> bool:
-    """Have a file of `size` bytes in the log folder, to be given up when the disk is full."""
-    path = directory / RESERVE
-    if path.exists() and path.stat().st_size >= size:
-        return True
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError:
-            path.unlink()
-            return False
-    return True
-
-
-def give_reserve(directory: Path) -> bool:
-    """Give the reserve up, so that draining goes on; False if there was none."""
-    try:
-        (directory / RESERVE).unlink()
-    except FileNotFoundError:
-        return False
-    log.warning("reserve_given_up")
-    return True
+def _disk_full() -> OSError:
+    """What a write that fell short means."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -81,3 +81,37 @@ def label(
         mode="append",
         partition_by=["received_date"],
     )
+
+
+def write_requests(settings: Settings, *requests: dict[str, Any], table: str = TABLE) -> None:
+    """Requests: seconds after START, and what differs from a good one of 10 ms."""
+    found = []
+    for place, request in enumerate(requests):
+        changed = dict(request)
+        at = START + timedelta(seconds=changed.pop("after"))
+        found.append(
+            dict.fromkeys(rows.PAYLOAD_SCHEMA.names)
+            | {
+                "request_date": at.date(),
+                "databricks_request_id": str(names.uuid7(int(at.timestamp() * 1000), place)),
+                "request_time": at,
+                "status_code": 200,
+                "endpoint_id": "e",
+                "served_entity_name": "v1",
+                "requester": "ann",
+                "shadow": False,
+                "request_encoding": "utf-8",
+                "execution_duration_ms": 4,
+                "gateway_us": 1000,
+                "queue_us": 2000,
+                "features_us": 3000,
+                "predict_us": 4000,
+            }
+            | changed
+        )
+    deltalake.write_deltalake(
+        names.table_path(settings.tables_root, names.table_name(table)),
+        pa.Table.from_pylist(found, schema=rows.PAYLOAD_SCHEMA),
+        mode="append",
+        partition_by=["request_date"],
+    )

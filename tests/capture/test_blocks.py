@@ -170,3 +170,22 @@ def test_a_segment_of_other_columns_is_refused_as_foreign() -> None:
     head[36] ^= 1  # first byte of the schema hash
     with pytest.raises(blocks.ForeignSegment):
         blocks.read_header(bytes(head) + zlib.crc32(head).to_bytes(4, "little"))
+
+
+@pytest.mark.parametrize("version", blocks.READABLE_VERSIONS)
+def test_segments_that_the_version_before_left_are_read(version: int) -> None:
+    app_id = uuid4()
+    assert blocks.read_header(of_version(version, app_id)) == (app_id, 1)
+
+
+@pytest.mark.parametrize("version", [1, blocks.FORMAT_VERSION + 1])
+def test_a_segment_of_an_unknown_format_is_refused_as_foreign(version: int) -> None:
+    with pytest.raises(blocks.ForeignSegment, match=f"format {version}"):
+        blocks.read_header(of_version(version, uuid4()))
+
+
+def of_version(version: int, app_id: UUID) -> bytes:
+    """A segment header that is whole, and says that it is of this format."""
+    head = bytearray(blocks.segment_header(app_id, 1)[:-4])
+    head[8:12] = version.to_bytes(4, "little")
+    return bytes(head) + zlib.crc32(head).to_bytes(4, "little")

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from capture import blocks, committer, delta, delta_log, rows, wal
+from capture import blocks, committer, delta, delta_log, rows, wal, wal_files
 from capture.settings import Settings
 
 TABLE = "main.default.model_payload"
@@ -161,7 +161,7 @@ def test_what_a_dead_writer_left_open_is_committed(settings: Settings) -> None:
     committer.Committer(settings).turn()
     assert ids(settings, TABLE) == ["a"]
     committer.Committer(settings).turn()
-    assert wal.incarnations(settings.wal_dir) == []
+    assert wal_files.incarnations(settings.wal_dir) == []
 
 
 def test_a_torn_tail_in_a_sealed_segment_costs_no_whole_block(settings: Settings) -> None:
@@ -301,7 +301,7 @@ def test_on_a_full_disk_the_reserve_lets_the_backlog_drain(small_disk: Settings)
     one = committer.Committer(small_disk, monotonic=clock, limits=limits)
     small_disk.wal_dir.mkdir()
     one.turn()
-    assert (small_disk.wal_dir / wal.RESERVE).exists()
+    assert (small_disk.wal_dir / wal_files.RESERVE).exists()
     names = [f"{n:03}" for n in range(10)]
     for name in names:
         noise = os.urandom(100_000).hex()  # shrinks to half at best
@@ -315,11 +315,11 @@ def test_on_a_full_disk_the_reserve_lets_the_backlog_drain(small_disk: Settings)
         one.turn()
     assert ids(small_disk, TABLE) == names
     assert segments(small_disk) == []
-    assert not (small_disk.wal_dir / wal.RESERVE).exists()
+    assert not (small_disk.wal_dir / wal_files.RESERVE).exists()
     filler.unlink()
     clock.now += committer.LAST_RETRY_SECONDS
     one.turn()
-    assert (small_disk.wal_dir / wal.RESERVE).exists()
+    assert (small_disk.wal_dir / wal_files.RESERVE).exists()
 
 
 # The process -------------------------------------------------------------------------------------

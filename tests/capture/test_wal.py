@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from capture import blocks, decoding, errors, rows, wal
+from capture import blocks, decoding, errors, rows, wal, wal_files
 from capture.settings import Settings
 
 TABLE = "main.default.model_payload"
@@ -66,7 +66,7 @@ def ids_in(path: Path) -> list[str]:
 
 def recorded(directory: Path) -> list[str]:
     """Ids in all sealed segments, in the order of the committer."""
-    return [name for segment in wal.sealed(directory) for name in ids_in(segment.path)]
+    return [name for segment in wal_files.sealed(directory) for name in ids_in(segment.path)]
 
 
 def open_files(directory: Path) -> list[Path]:
@@ -115,7 +115,7 @@ def test_rows_lie_in_the_file_when_append_returns(settings: Settings, log: wal.L
 def test_a_segment_says_whose_it_is(settings: Settings, log: wal.Log) -> None:
     log.append(TABLE, "payload", [payload("a")])
     log.close()
-    (segment,) = wal.sealed(settings.wal_dir)
+    (segment,) = wal_files.sealed(settings.wal_dir)
     assert blocks.read_header(segment.path.read_bytes()) == (segment.app_id, segment.sequence)
 
 
@@ -162,7 +162,7 @@ def test_several_tables_and_kinds_share_a_segment(settings: Settings, log: wal.L
     log.append(TABLE, "payload", [payload("a")])
     log.append("main.default.model_labels", "labels", [label("b")])
     log.close()
-    (segment,) = wal.sealed(settings.wal_dir)
+    (segment,) = wal_files.sealed(settings.wal_dir)
     found = blocks.recover(segment.path.read_bytes(), blocks.HEADER_BYTES).blocks
     assert [(block.table, block.kind) for block in found] == [
         (TABLE, "payload"),
@@ -233,7 +233,10 @@ def test_after_a_failed_sync_the_block_moves_to_another_file_once(settings: Sett
     log.append(TABLE, "payload", [payload("b")], power=True)
     log.close()
     assert recorded(settings.wal_dir) == ["a", "b"]
-    assert [ids_in(segment.path) for segment in wal.sealed(settings.wal_dir)] == [["a"], ["b"]]
+    assert [ids_in(segment.path) for segment in wal_files.sealed(settings.wal_dir)] == [
+        ["a"],
+        ["b"],
+    ]
 
 
 def test_a_timer_sync_that_failed_ends_the_segment(settings: Settings) -> None:
@@ -256,7 +259,7 @@ def test_a_write_that_fell_short_is_cut_back_and_refused(settings: Settings, log
     with files_end_at(path.stat().st_size + 100), pytest.raises(errors.LogFull):
         log.append(TABLE, "payload", [payload("b")])
     assert recorded(settings.wal_dir) == ["a"]
-    (segment,) = wal.sealed(settings.wal_dir)
+    (segment,) = wal_files.sealed(settings.wal_dir)
     assert blocks.recover(segment.path.read_bytes(), 64).end == segment.path.stat().st_size
     log.append(TABLE, "payload", [payload("c")])
     log.close()
@@ -299,7 +302,7 @@ def test_a_backlog_at_its_limit_refuses_until_it_is_committed(settings: Settings
     with pytest.raises(errors.LogFull, match="the limit is 2000"):
         log.append(TABLE, "payload", [payload("b", "x" * 1000)])
     tick_until(log, lambda: recorded(settings.wal_dir) == ["a"])
-    (segment,) = wal.sealed(settings.wal_dir)
+    (segment,) = wal_files.sealed(settings.wal_dir)
     segment.path.unlink()  # as the committer does at last
     tick_until(log, lambda: log.backlog_bytes == 0)
     log.append(TABLE, "payload", [payload("c", "x" * 1000)])
@@ -326,7 +329,7 @@ def test_by_policy_requests_are_served_unlogged_and_counted(settings: Settings) 
 
 def test_segments_of_a_living_writer_are_left_alone(settings: Settings, log: wal.Log) -> None:
     log.append(TABLE, "payload", [payload("a")])
-    wal.adopt_dead(settings.wal_dir)
+    wal_files.adopt_dead(settings.wal_dir)
     assert recorded(settings.wal_dir) == []
     assert len(open_files(settings.wal_dir)) == 1
 
@@ -334,7 +337,7 @@ def test_segments_of_a_living_writer_are_left_alone(settings: Settings, log: wal
 WRITER = """
 import sys
 from pathlib import Path
-from capture import rows, wal
+from capture import rows, wal, wal_files
 from capture.settings import Settings
 settings = Settings(data_dir=Path(sys.argv[1]), wal_seal_bytes=int(sys.argv[2]))
 log = wal.Log(settings.wal_dir, settings)
@@ -354,7 +357,7 @@ def killed_writer(settings: Settings, seal_bytes: int) -> UUID:
     with process, process.stdin, process.stdout:
         assert process.stdout.readline() == b"written\n"
         process.send_signal(signal.SIGKILL)
-    (folder,) = wal.incarnations(settings.wal_dir)
+    (folder,) = wal_files.incarnations(settings.wal_dir)
     return UUID(folder.name)
 
 
@@ -366,27 +369,27 @@ def test_what_a_killed_writer_left_open_is_sealed_without_its_torn_tail(
     (path,) = open_files(settings.wal_dir)
     with path.open("ab") as file:
         file.write(garbage)
-    wal.adopt_dead(settings.wal_dir)
+    wal_files.adopt_dead(settings.wal_dir)
     assert recorded(settings.wal_dir) == ["a", "b", "c"]
-    assert wal.sealed(settings.wal_dir)[0].app_id == app_id
+    assert wal_files.sealed(settings.wal_dir)[0].app_id == app_id
 
 
 def test_a_dead_writers_folder_goes_when_its_rows_are_taken(settings: Settings) -> None:
     killed_writer(settings, seal_bytes=100)
-    wal.adopt_dead(settings.wal_dir)
+    wal_files.adopt_dead(settings.wal_dir)
     assert recorded(settings.wal_dir) == ["a", "b", "c"]
-    for segment in wal.sealed(settings.wal_dir):
+    for segment in wal_files.sealed(settings.wal_dir):
         segment.path.unlink()
-    wal.adopt_dead(settings.wal_dir)
-    assert wal.incarnations(settings.wal_dir) == []
+    wal_files.adopt_dead(settings.wal_dir)
+    assert wal_files.incarnations(settings.wal_dir) == []
 
 
 def test_a_dead_writers_segment_without_a_whole_header_is_no_segment(settings: Settings) -> None:
     killed_writer(settings, seal_bytes=1 << 20)
     (path,) = open_files(settings.wal_dir)
     os.truncate(path, 20)
-    wal.adopt_dead(settings.wal_dir)
-    assert wal.incarnations(settings.wal_dir) == []
+    wal_files.adopt_dead(settings.wal_dir)
+    assert wal_files.incarnations(settings.wal_dir) == []
 
 
 def test_no_segment_is_offered_above_one_that_is_still_open(settings: Settings) -> None:
@@ -398,14 +401,14 @@ def test_no_segment_is_offered_above_one_that_is_still_open(settings: Settings) 
 
 def test_the_reserve_is_kept_and_given_up_once(settings: Settings) -> None:
     settings.wal_dir.mkdir()
-    assert wal.keep_reserve(settings.wal_dir, 1 << 20)
-    assert (settings.wal_dir / wal.RESERVE).stat().st_size == 1 << 20
-    assert wal.give_reserve(settings.wal_dir)
-    assert not wal.give_reserve(settings.wal_dir)
+    assert wal_files.keep_reserve(settings.wal_dir, 1 << 20)
+    assert (settings.wal_dir / wal_files.RESERVE).stat().st_size == 1 << 20
+    assert wal_files.give_reserve(settings.wal_dir)
+    assert not wal_files.give_reserve(settings.wal_dir)
 
 
 def test_without_space_no_reserve_is_kept(settings: Settings) -> None:
     settings.wal_dir.mkdir()
     with files_end_at(1000):
-        assert not wal.keep_reserve(settings.wal_dir, 1 << 20)
-    assert not (settings.wal_dir / wal.RESERVE).exists()
+        assert not wal_files.keep_reserve(settings.wal_dir, 1 << 20)
+    assert not (settings.wal_dir / wal_files.RESERVE).exists()

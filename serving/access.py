@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -137,7 +138,9 @@ class FailedLogins:
 
     def __init__(self, per_minute: int) -> None:
         self._most = float(per_minute)
-        self._left: dict[str, tuple[float, float]] = {}
+        # By use, the one unused for longest first. A plain dict would do but for its time: it finds
+        # its first entry by walking over all those that were taken out before.
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def count(self, address: str, now: float) -> None:
         """One more wrong token. now: monotonic seconds. Raises RequestLimitExceeded."""
@@ -154,11 +157,10 @@ class FailedLogins:
         raise refusal
 
     def _remember(self, address: str, left: float, now: float) -> None:
-        # Insertion order is order of use, so that the first entry is the one unused for longest.
-        self._left.pop(address, None)
         self._left[address] = (left, now)
+        self._left.move_to_end(address)
         if len(self._left) > MOST_ADDRESSES:
-            del self._left[next(iter(self._left))]
+            self._left.popitem(last=False)
 
 
 class Door:

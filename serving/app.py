@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -17,21 +18,26 @@ from capture import database, errors, reading
 from capture import settings as capture_settings
 from monitors import api as monitors_api
 from monitors import routing_context
-from serving import promotion
+from serving import contract, promotion
 from serving.api import (
     access,
     administration,
+    audit,
+    costs,
     endpoints,
     envelope,
     labels,
+    models,
     operations,
     record,
     requests,
+    running,
     secrets,
     shadows,
     tables,
 )
 from serving.api import context as api_context
+from serving.api import reading as api_reading
 
 READER = [sys.executable, "-m", "monitors.reads"]
 OURS = "/api/1.0"
@@ -77,8 +83,12 @@ def build(
         actions,
         shadows.Shadows(context),
         labels.Labels(context),
+        models.Models(context),
+        running.Running(context),
         requests.Requests(context),
         record.Record(context),
+        costs.Costs(context),
+        audit.Audit(context),
         tables.Tables(context),
         access.Access(context),
         secrets.Secrets(context),
@@ -143,20 +153,25 @@ def _describe(app: FastAPI) -> None:
 def _refuse(app: FastAPI) -> None:
     """Routes that are known to the contract and not offered here."""
 
-    async def language_models() -> Response:
-        """Language models are known and not offered."""
-        raise errors.NotImplementedHere("Language models are not offered yet.")
+    def language_models(request: Request, body: Any = Depends(api_reading.json)) -> Response:
+        """Language models are known, checked, and not offered."""
+        task = request.scope["path"].removeprefix("/serving-endpoints/")
+        raise contract.language_model(body, task)
 
-    async def connections() -> Response:
-        """Connections to external services are known and not offered."""
-        raise errors.NotImplementedHere("External connections are not offered yet.")
+    def connections(body: Any = Depends(api_reading.json)) -> Response:
+        """Connections to external services are known, checked, and not offered."""
+        raise contract.external_function(body)
 
-    for task in ("chat/completions", "completions", "embeddings", "responses"):
+    for task in contract.LLM_TASKS:
         app.add_api_route(
-            f"/serving-endpoints/{task}", language_models, methods=["POST"], tags=["unoffered"]
+            f"/serving-endpoints/{task}",
+            language_models,
+            methods=["POST"],
+            tags=["unoffered"],
+            response_model=None,
         )
     path = "/api/2.0/external-function"
-    app.add_api_route(path, connections, methods=["POST"], tags=["unoffered"])
+    app.add_api_route(path, connections, methods=["POST"], tags=["unoffered"], response_model=None)
 
 
 class _Twin:

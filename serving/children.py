@@ -42,7 +42,7 @@ MODULES = {
     MONITOR: "monitors",
     DASHBOARD: "dashboard",
 }
-LOOK_SECONDS = 0.05
+LOOK_SECONDS, WATCH_SECONDS = 0.05, 2.0
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, GOOD_LIFE_SECONDS = 0.1, 30.0, 60.0
 STARTS_BEFORE_GIVING_UP = 4
 LOG_BYTES = 16 << 20
@@ -72,10 +72,12 @@ class Signals:
     def _ask(self, number: int, frame: object) -> None:
         self.count += 1
 
-    def wait(self, seconds: float) -> None:
-        """Until a signal or the end of a child, at most this long."""
-        if select.select([self._reader], [], [], seconds)[0]:
+    def wait(self, seconds: float) -> bool:
+        """Until a signal or the end of a child, at most this long; whether there was one."""
+        woken = bool(select.select([self._reader], [], [], seconds)[0])
+        if woken:
             self._reader.recv(4096)
+        return woken
 
     def close(self) -> None:
         for number, handler in self._before.items():
@@ -132,14 +134,13 @@ class House:
         return False
 
     def watch_until_signalled(self) -> None:
-        """Restart what ends, reap orphaned workers."""
-        looked = 0.0
+        """Restart what ends, reap orphaned workers. Each end wakes it: nothing is looked for."""
         while not self.signals.count:
             self._look()
-            if time.monotonic() - looked >= 1:
-                looked = time.monotonic()
+            retries = [c.retry_at for c in self.children.values() if c.process is None]
+            soonest = min(retries, default=float("inf")) - time.monotonic()
+            if self.signals.wait(min(WATCH_SECONDS, max(0.0, soonest))):
                 processes.reap_orphans(self._pids())
-            self.signals.wait(0.2)
 
     def stop(self) -> None:
         """End all children in order, then whatever they left behind."""

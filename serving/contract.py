@@ -34,7 +34,22 @@ WORKLOAD_TYPES = (
     "GPU_XLARGE_8",
     "MULTIGPU_MEDIUM",
 )
+# How the message of an entity begins that cannot start before a device is free.
+WAITING_FOR_DEVICE = "Waiting for a GPU"
 MOST_ENTITIES, MOST_VARIABLES, MOST_CONCURRENCY = 10, 50, 1024
+
+_NOT_EXTERNAL = (
+    "workload_size",
+    "workload_type",
+    "scale_to_zero_enabled",
+    "min_provisioned_concurrency",
+    "max_provisioned_concurrency",
+    "min_provisioned_throughput",
+    "max_provisioned_throughput",
+    "provisioned_model_units",
+    "environment_vars",
+    "instance_profile_arn",
+)
 
 _VERSION = re.compile(r"[0-9]{1,18}|@[A-Za-z0-9_.-]{1,256}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}", re.ASCII)
@@ -194,19 +209,86 @@ def check_routes(known: Sequence[str], routes: Sequence[RouteRequest] | None) ->
             )
 
 
-def provisioned_throughput(body: Any, create: bool) -> None:
-    """Bodies of the `pt` routes: checked, then refused. Raises InvalidParameter, else 501."""
+def provisioned_throughput(body: Any, endpoint: str | None = None) -> errors.NotImplementedHere:
+    """Bodies of the `pt` routes: the refusal to raise once every field is right. `endpoint`: whose
+    configuration changes; None: a new one. Raises InvalidParameter."""
     root = fields.body(body)
-    if create:
-        endpoint_name(root.need("name"))
     config = root.need("config")
-    for entity in config.need("served_entities").items(MOST_ENTITIES):
-        entity.need("entity_name").matching(_MODEL, "the name of a model")
+    if endpoint is None:
+        endpoint_name(root.need("name"))
+        _checked(root, "tags", lambda found: attributes.tags(found, []))
+        _checked(root, "ai_gateway", attributes.ai_gateway)
+        attributes.notifications(root)
+        fields.text(root, "budget_policy_id", 256)
+    entities = config.need("served_entities").items(MOST_ENTITIES)
+    if not entities:
+        raise config.need("served_entities").refuse("at least one entity")
+    named = []
+    for entity in entities:
+        model = _model(entity.need("entity_name"))
         entity.need("provisioned_model_units").integer(1)
-        _version(entity, "entity_version")
-        _entity_name(entity)
-    _traffic(config.get("traffic_config"))
-    raise errors.NotImplementedHere("Foundation models are not offered yet.")
+        version = _version(entity, "entity_version") or ""
+        _checked(entity, "burst_scaling_enabled", fields.Field.flag)
+        named.append((entity.where, _entity_name(entity) or default_name(model, version)))
+    check_routes(check_names(named), _traffic(config.get("traffic_config"))[0])
+    return errors.NotImplementedHere("Foundation models are not offered yet.")
+
+
+LLM_TASKS = {
+    "chat/completions": "messages",
+    "completions": "prompt",
+    "embeddings": "input",
+    "responses": "input",
+}
+
+
+def language_model(body: Any, task: str) -> errors.NotImplementedHere:
+    """A query in OpenAI's form, by a key of LLM_TASKS: the refusal to raise once every field is
+    right. Raises InvalidParameter."""
+    root = fields.body(body)
+    root.need("model").text(256)
+    given = root.need(LLM_TASKS[task])
+    if task == "chat/completions":
+        for message in given.items():
+            message.need("role").text(64)
+    elif not isinstance(given.value, str | list):
+        raise given.refuse("a string or a list")
+    _checked(root, "stream", fields.Field.flag)
+    _checked(root, "temperature", lambda found: found.number(0, 2))
+    _checked(root, "top_p", lambda found: found.number(0, 1))
+    _checked(root, "n", lambda found: found.integer(1, 5))
+    for key in ("max_tokens", "max_completion_tokens"):
+        _checked(root, key, lambda found: found.integer(1))
+    return errors.NotImplementedHere("Language models are not offered yet.")
+
+
+CONNECTION_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def external_function(body: Any) -> errors.NotImplementedHere:
+    """A call of a Unity connection: the refusal to raise once every field is right. Raises
+    InvalidParameter."""
+    root = fields.body(body)
+    root.need("connection_name").text(256)
+    root.need("method").choice(CONNECTION_METHODS)
+    root.need("path").text(8192)
+    for key in ("headers", "json", "params"):
+        found = root.get(key)
+        if found is not None and not isinstance(found.value, str | dict | list):
+            raise found.refuse("an object, or its JSON text")
+    fields.text(root, "sub_domain", 256)
+    return errors.NotImplementedHere("External connections are not offered yet.")
+
+
+def _checked(root: fields.Field, key: str, check: Callable[[fields.Field], Any]) -> None:
+    """Check a part that may be absent. What of it is not offered either does not count: the whole
+    is not."""
+    found = root.get(key)
+    if found is not None:
+        try:
+            check(found)
+        except errors.NotImplementedHere:
+            return
 
 
 def _entities(root: fields.Field) -> tuple[EntityRequest, ...] | None:
@@ -242,7 +324,7 @@ def _entity_name(item: fields.Field) -> str | None:
 
 
 def _external(item: fields.Field, external: fields.Field, prefix: str) -> EntityRequest:
-    for key in (f"{prefix}_name", f"{prefix}_version"):
+    for key in (f"{prefix}_name", f"{prefix}_version", *_NOT_EXTERNAL):
         if (both := item.get(key)) is not None:
             raise both.refuse("nothing beside external_model")
     return EntityRequest(item.where, "external", _entity_name(item), external.value["name"], "", {})

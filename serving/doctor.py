@@ -18,7 +18,7 @@ import alembic.runtime.migration
 import alembic.script
 import sqlalchemy as sa
 
-from capture import committer, database, mending, names, unpack
+from capture import committer, database, mending, names, unpack, wal_files
 from capture.settings import Settings
 from serving import processes
 
@@ -161,12 +161,16 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _log(settings: Settings) -> Iterator[Finding]:
-    segments = [path for path in settings.wal_dir.glob("*/*") if path.is_file()]
-    waiting = sum(path.stat().st_size for path in segments)
+    waiting = wal_files.waiting_bytes(settings)
     share = waiting / settings.wal_backlog_bytes
     advice = "" if share < 0.5 else "see that the committer runs; logs/committer.log tells why not"
     found = f"{waiting / (1 << 20):.1f} MiB wait to be committed ({share:.0%} of what may)"
     yield Finding("write-ahead log", found, share < 0.5, advice)
+    refused = sorted(settings.wal_dir.glob("*/*.refused"))
+    if refused:
+        found = f"{len(refused)} hold requests that could not be read, the first: {refused[0].name}"
+        advice = "logs/committer.log tells why; rename to .seg what another version can read"
+        yield Finding("segments set aside", found, False, advice)
 
 
 def _tables(settings: Settings) -> Iterator[Finding]:

@@ -87,6 +87,13 @@ class Field:
             raise self.refuse("text without control characters")
         return value
 
+    def line(self, most: int) -> str:
+        """A string of 1 to `most` characters on one line: it may become part of a header."""
+        value = self.text(most)
+        if any(c in "\t\n\r" for c in value):
+            raise self.refuse("one line of text")
+        return value
+
     def matching(self, pattern: re.Pattern[str], expected: str) -> str:
         """A string that the whole pattern fits."""
         if not isinstance(self.value, str) or not pattern.fullmatch(self.value):

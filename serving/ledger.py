@@ -1,9 +1,9 @@
-"""What the server's own tables are told: who did what, which entity served what since when.
+"""What the server's own tables are told of entities: which one served what since when.
 
 Each fact is noted in the SQL transaction that makes it and comes to its Delta table once
-(`capture.ledger`). Usage is not here: gateways write it to their log, a row per request."""
+(`capture.ledger`). Usage is not here: gateways write it to their log, a row per request; nor who
+did what: that is `capture.audit`."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,38 +12,11 @@ import sqlalchemy as sa
 from capture import ledger as queue
 from serving import contract
 
-DAY_MS = 86_400_000
 _TYPES = {
     "custom": "CUSTOM_MODEL",
     "external": "EXTERNAL_MODEL",
     "foundation": "FOUNDATION_MODEL",
 }
-
-
-def audited(
-    connection: sa.Connection,
-    audit_id: int,
-    time_ms: int,
-    actor: str,
-    action: str,
-    endpoint: str | None,
-    before: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
-    reason: str | None,
-) -> None:
-    """Note who did what, for `system.access.audit`."""
-    fact = {
-        "event_date": time_ms // DAY_MS,
-        "event_time": time_ms * 1000,
-        "event_id": str(audit_id),
-        "user_identity": {"email": actor},
-        "action_name": action,
-        "endpoint": endpoint,
-        "before": None if before is None else json.dumps(before),
-        "after": None if after is None else json.dumps(after),
-        "reason": reason,
-    }
-    queue.write(connection, queue.AUDIT, [fact])
 
 
 def configured(

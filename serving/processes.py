@@ -35,13 +35,15 @@ class Identity(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """A process group: resident bytes and processor seconds of all its processes together."""
+    """A process group: resident bytes and processor seconds of all its processes together, and how
+    many there are. Pages that several of them share count in each."""
 
     rss_bytes: int
     cpu_seconds: float
+    members: int = 1
 
 
-NO_USAGE = Usage(0, 0.0)
+NO_USAGE = Usage(0, 0.0, 0)
 
 
 def identity(pid: int) -> Identity | None:
@@ -72,11 +74,51 @@ def usage(groups: Collection[int]) -> dict[int, Usage]:
             continue
         group = int(fields[2])
         if group in groups:
-            before = found.get(group, Usage(0, 0.0))
+            before = found.get(group, NO_USAGE)
             rss = before.rss_bytes + int(fields[21]) * _PAGE_BYTES
             ticks = int(fields[11]) + int(fields[12])
-            found[group] = Usage(rss, before.cpu_seconds + ticks / _TICKS_PER_SECOND)
+            cpu_seconds = before.cpu_seconds + ticks / _TICKS_PER_SECOND
+            found[group] = Usage(rss, cpu_seconds, before.members + 1)
     return found
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process shares with nobody; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    fields = (line.split() for line in text.splitlines())
+    return sum(int(each[1]) * 1024 for each in fields if each[0].startswith("Private_"))
+
+
+def available_share() -> float:
+    """The part of the machine's memory that could be given out without swapping."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    said = {line.partition(":")[0]: int(line.split()[1]) for line in text.splitlines()}
+    return said["MemAvailable"] / said["MemTotal"]
+
+
+def shared_out_bytes(group: int) -> int:
+    """Memory of a process group in which each page counts once, however many of its processes share
+    it. Takes a millisecond or more for each process."""
+    total = 0
+    for member in members(group):
+        try:
+            text = Path(f"/proc/{member.pid}/smaps_rollup").read_text(encoding="ascii")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += int(text.partition("\nPss:")[2].split()[0]) * 1024
+    return total
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident bytes of one process; 0: it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def members(group: int) -> list[Identity]:

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from capture import database, errors, logline, outbox
+from capture import audit, database, errors, logline, outbox
 from capture.settings import Settings
 from serving import (
     access,
-    audit_state,
     configuration,
     contract,
     ledger,
@@ -114,9 +113,10 @@ def rollback(
     return _change(connection, seen, active, config, order, "rolled_back", origin, detail)
 
 
-def refuse_while_updating(seen: state.Endpoint) -> None:
-    """Raises Conflict while an update of the endpoint runs."""
-    if seen.config_update == state.IN_PROGRESS:
+def refuse_while_updating(connection: sa.Connection, seen: state.Endpoint) -> None:
+    """Raises Conflict while an update of the endpoint runs; one that only waits for a device is
+    replaced instead, since it may wait for ever."""
+    if seen.config_update == state.IN_PROGRESS and not _waits_for_device(connection, seen):
         started = datetime.fromtimestamp((seen.update_started_ms or 0) / 1000, UTC)
         raise errors.Conflict(
             f"An update of '{seen.name}' started at {started.isoformat(timespec='seconds')} "
@@ -124,8 +124,13 @@ def refuse_while_updating(seen: state.Endpoint) -> None:
         )
 
 
+def _waits_for_device(connection: sa.Connection, seen: state.Endpoint) -> bool:
+    states = replica_state.states_of(connection, [seen.id]).values()
+    return any(each.message.startswith(contract.WAITING_FOR_DEVICE) for each in states)
+
+
 def _active(connection: sa.Connection, seen: state.Endpoint, order: Order) -> state.Configuration:
-    refuse_while_updating(seen)
+    refuse_while_updating(connection, seen)
     version = seen.active_version
     active = state.configuration(connection, seen.id, version) if version is not None else None
     if active is None:
@@ -167,7 +172,7 @@ def _change(
     ledger.configured(connection, (changed.id, changed.name), version, config, author.now_ms)
     before = {"config_version": active.config_version, "split": contract.percentages(active.config)}
     after = {"config_version": version, "split": contract.percentages(config)}
-    audit_id = audit_state.write_audit(
+    audit_id = audit.write(
         connection,
         author.user,
         f"endpoint.{event}",
@@ -233,7 +238,7 @@ class Aliases:
     ) -> None:
         try:
             with database.transaction(self._engine) as connection:
-                audit_state.write_audit(
+                audit.write(
                     connection,
                     contract.SERVICE_USER,
                     action,

@@ -1,13 +1,18 @@
 """External models: which provider needs which fields. Pure; validates, keeps nothing."""
 
+import ipaddress
 import re
+import socket
 from urllib.parse import urlsplit
 
-from capture import errors
+from capture import errors, outbound
 from serving import fields
 
 TASKS = ("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings")
 SECRET = re.compile(r"\{\{secrets/([A-Za-z0-9_.@-]{1,128})/([A-Za-z0-9_.@-]{1,128})\}\}", re.ASCII)
+
+MODEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,255}", re.ASCII)
+HEADER = re.compile(r"[!#$%&'*+.^`|~\w-]{1,128}", re.ASCII)
 
 # provider -> (its configuration object, secrets that are needed, texts that are needed, others)
 # A secret `k` comes as `k: "{{secrets/scope/key}}"` or as `k_plaintext`; exactly one of the two.
@@ -19,11 +24,12 @@ _OPENAI = (
     "microsoft_entra_tenant_id",
     "microsoft_entra_client_id",
 )
+_BEDROCK = ("instance_profile_arn", "uc_service_credential_name")
 PROVIDERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "openai": ("openai_config", (), (), _OPENAI),
     "anthropic": ("anthropic_config", ("anthropic_api_key",), (), ()),
     "cohere": ("cohere_config", ("cohere_api_key",), (), ("cohere_api_base",)),
-    "amazon-bedrock": ("amazon_bedrock_config", (), ("aws_region",), ("instance_profile_arn",)),
+    "amazon-bedrock": ("amazon_bedrock_config", (), ("aws_region",), _BEDROCK),
     "google-cloud-vertex-ai": (
         "google_cloud_vertex_ai_config",
         ("private_key",),
@@ -47,7 +53,7 @@ _URLS = ("openai_api_base", "cohere_api_base", "databricks_workspace_url", "cust
 def check(model: fields.Field) -> str:
     """Check an `external_model`; gives its task. Raises InvalidParameter naming the field."""
     provider = model.need("provider").choice(PROVIDERS)
-    model.need("name").text(256)
+    model.need("name").matching(MODEL, "the name of a model: letters, digits and . _ : / @ + -")
     task = model.need("task").choice(TASKS)
     key, needed_secrets, needed_texts, texts = PROVIDERS[provider]
     config = model.need(key)
@@ -56,7 +62,7 @@ def check(model: fields.Field) -> str:
     for name in (*needed_texts, *texts):
         found = config.need(name) if name in needed_texts else config.get(name)
         if found is not None:
-            found.text(2048)
+            found.line(2048)
             if name in _URLS:
                 url(found)
     if provider == "openai":
@@ -95,23 +101,43 @@ def url(found: fields.Field) -> None:
     """Check an http or https address with a host and without user or password."""
     try:
         parts = urlsplit(found.value)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        fits = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        )
+        fits = (
+            fits and found.value.isascii() and found.value.isprintable() and " " not in found.value
+        )
         fits = fits and (parts.port is None or parts.port > 0)
     except ValueError:
         fits = False
     if not fits:
         raise found.refuse("an address http(s)://host[:port]/...")
+    refused = _refused(parts.hostname or "")
+    if refused is not None:
+        raise errors.InvalidParameter(f"{found.where}: {refused}.")
+
+
+def _refused(host: str) -> str | None:
+    """Why a host that is an address by itself, in whatever notation, is never called. Names, and
+    what the server's policy says of private addresses, are looked at when they are called."""
+    try:
+        address: outbound.Address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, ValueError):
+            return None
+    return outbound.refusal(address, "private")
 
 
 def _openai(config: fields.Field) -> None:
     kind = config.get("openai_api_type")
     chosen = kind.choice(("openai", "azure", "azuread")) if kind else "openai"
+    secret(config, "microsoft_entra_client_secret", needed=chosen == "azuread")
+    secret(config, "openai_api_key", needed=chosen != "azuread")
     if chosen == "azuread":
-        secret(config, "microsoft_entra_client_secret")
         config.need("microsoft_entra_tenant_id")
         config.need("microsoft_entra_client_id")
-    else:
-        secret(config, "openai_api_key")
     if chosen != "openai":
         for name in ("openai_api_base", "openai_api_version", "openai_deployment_name"):
             config.need(name)
@@ -119,10 +145,9 @@ def _openai(config: fields.Field) -> None:
 
 def _bedrock(config: fields.Field) -> None:
     config.need("bedrock_provider").choice(BEDROCK_PROVIDERS)
-    others = ("instance_profile_arn", "uc_service_credential_name")
-    if not any(config.get(name) for name in others):
-        secret(config, "aws_access_key_id")
-        secret(config, "aws_secret_access_key")
+    role = any(config.get(name) for name in ("instance_profile_arn", "uc_service_credential_name"))
+    for name in ("aws_access_key_id", "aws_secret_access_key"):
+        secret(config, name, needed=not role)
 
 
 def _custom(config: fields.Field) -> None:
@@ -130,7 +155,7 @@ def _custom(config: fields.Field) -> None:
     if bearer is not None:
         secret(bearer, "token")
     if key is not None:
-        key.need("key").text(256)
+        key.need("key").matching(HEADER, "the name of a header")
         secret(key, "value")
     if (bearer is None) == (key is None):
         raise errors.InvalidParameter(

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from capture import catalog, errors, names
-from serving import access, audit_state, contract, registry, state
+from capture import audit, catalog, errors, names
+from serving import access, contract, registry, state
 
 MOST_DELETIONS = 1000
 
@@ -87,7 +87,7 @@ def _may_take(connection: sa.Connection, known: catalog.RecordedTable, who: acce
     """Whether the caller created the endpoint, deleted now, that this table belonged to."""
     if who.is_admin:
         return True
-    deletions = audit_state.read_audit(
+    deletions = audit.read(
         connection, MOST_DELETIONS, endpoint=known.endpoint_name, action="endpoint.delete"
     )
     befores = (row.before or {} for row in deletions)

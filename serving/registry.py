@@ -13,8 +13,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def digest(folder: Path) -> str:
 
 def set_alias(settings: Settings, name: str, alias: str, version: str) -> None:
     """Let an alias name this version. Takes seconds. Raises Unavailable with the reason."""
-    _helper(settings, {"do": "set_alias", "name": name, "alias": alias, "version": version})
+    helper(settings, {"do": "set_alias", "name": name, "alias": alias, "version": version})
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -156,15 +156,30 @@ def _features(folder: Path) -> spec.Spec | None:
 
 
 def _locate(settings: Settings, name: str, reference: str) -> tuple[str, Path]:
-    parts = urlsplit(settings.mlflow_uri)
-    if parts.scheme == "sqlite":
-        found = _query(Path(unquote(parts.path).removeprefix("/")), name, reference)
+    path = sqlite_file(settings)
+    if path is not None:
+        found = _query(path, name, reference)
         if found is not None:
             version, location = found
             if (folder := local_folder(location)) is not None:
                 return version, folder
-    answer = _helper(settings, {"do": "find", "name": name, "reference": reference})
+    answer = helper(settings, {"do": "find", "name": name, "reference": reference})
     return answer["version"], Path(answer["folder"])
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file of a SQLite registry; None: it is another kind of registry."""
+    parts = urlsplit(settings.mlflow_uri)
+    return Path(unquote(parts.path).removeprefix("/")) if parts.scheme == "sqlite" else None
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a SQLite registry that changes nothing; rows have names."""
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield connection
 
 
 def local_folder(location: str) -> Path | None:
@@ -180,9 +195,7 @@ def _query(path: Path, name: str, reference: str) -> tuple[str, str] | None:
     if not path.exists():
         raise _missing(name, reference)
     try:
-        uri = f"file:{quote(str(path))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-            connection.row_factory = sqlite3.Row
+        with read_only(path) as connection:
             return _row(connection, name, reference)
     except sqlite3.DatabaseError as error:
         log.warning("registry_not_read", error=str(error))
@@ -217,7 +230,8 @@ def _missing(name: str, reference: str) -> errors.DoesNotExist:
 # --- the helper process ---------------------------------------------------------------------------
 
 
-def _helper(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+def helper(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a helper process: seconds. Raises DoesNotExist, or Unavailable with why."""
     environment = {key: value for key, value in os.environ.items() if key not in _HIDDEN}
     environment |= {
         "MLFLOW_TRACKING_URI": settings.mlflow_uri,
@@ -257,7 +271,8 @@ def main() -> None:
 
     try:
         client = mlflow.MlflowClient()
-        answer = {"set_alias": _set_alias, "find": _download}[request["do"]](client, request)
+        does = {"set_alias": _set_alias, "find": _download, "list": _list}
+        answer = does[request["do"]](client, request)
     except MlflowException as error:
         code = error.error_code
         gone = code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -268,6 +283,24 @@ def main() -> None:
 def _set_alias(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     client.set_registered_model_alias(request["name"], request["alias"], request["version"])
     return {}
+
+
+def _list(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Models with their versions in the form of registered.py, names from `after` on."""
+    found = []
+    for model in client.search_registered_models(max_results=1000, order_by=["name ASC"]):
+        if model.name <= request["after"] or request["part"] not in model.name.lower():
+            continue
+        versions = client.search_model_versions(f"name = '{model.name}'", max_results=1000)
+        aliases = dict(model.aliases or {})
+        listed = [
+            (int(each.version), each.creation_timestamp, each.description) for each in versions
+        ]
+        if listed:
+            found.append([model.name, listed, [(a, int(v)) for a, v in aliases.items()]])
+        if len(found) >= request["limit"]:
+            break
+    return {"models": found}
 
 
 def _download(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,13 @@ from serving import access_state, attributes, configuration, replica_state, stat
 _PRIVATE = frozenset({"model_digest"})
 _MIRRORED = {"entity_name": "model_name", "entity_version": "model_version"}
 _NOT_MIRRORED = frozenset({"state", "min_provisioned_throughput", "max_provisioned_throughput"})
+_OPTIONAL = (
+    "description",
+    "ai_gateway",
+    "email_notifications",
+    "telemetry_config",
+    "budget_policy_id",
+)
 STOPPED = "Stopped; start the endpoint to use it."
 
 
@@ -40,8 +47,6 @@ def detailed(
         reply["pending_config"] = config(row, pending, states) | started
     if row.update_message:
         reply["update_message"] = row.update_message
-    if row.stopped:
-        reply["stopped"] = True
     if row.route_optimized:
         url = f"{base_url.rstrip('/')}/serving-endpoints/{row.name}/invocations"
         details = [{"type": "serving_endpoint", "resource_name": f"/serving-endpoints/{row.id}"}]
@@ -49,8 +54,7 @@ def detailed(
         reply["data_plane_info"] = {
             "query_info": {"endpoint_url": url, "authorization_details": json.dumps(details)}
         }
-    optional = ("ai_gateway", "email_notifications", "telemetry_config", "budget_policy_id")
-    return reply | {key: found for key in optional if (found := getattr(row, key)) is not None}
+    return reply
 
 
 def summary(
@@ -95,9 +99,9 @@ def _common(
         },
         "tags": row.tags,
     }
-    if row.description is not None:
-        reply["description"] = row.description
-    return reply
+    if row.stopped:
+        reply["stopped"] = True
+    return reply | {key: found for key in _OPTIONAL if (found := getattr(row, key)) is not None}
 
 
 def config(

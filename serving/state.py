@@ -2,7 +2,7 @@
 
 The API writes both; the controller ends an update with `complete_update` or `fail_update`. What
 runs is in `replica_state`, tokens and grants in `access_state`, shadows in `shadow_state`, secrets
-in `secret_state`, the audit in `audit_state`. An endpoint's row is changed by compare-and-set on
+in `secret_state`, the audit in `capture.audit`. An endpoint's row is changed by compare-and-set on
 `row_version`; whatever a route table depends on raises the counter `routes` (`changes_state`) in
 the same transaction.
 """

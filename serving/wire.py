@@ -22,8 +22,8 @@ import struct
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-PREDICT, PROBE, CANCEL, STATS = 1, 2, 3, 4
-KINDS = (PREDICT, PROBE, CANCEL, STATS)
+PREDICT, PROBE, CANCEL = 1, 2, 3
+KINDS = (PREDICT, PROBE, CANCEL)
 ALONE = 1
 JSON, CSV, PARQUET = 1, 2, 3
 CONTENT_TYPES = (JSON, CSV, PARQUET)
@@ -92,11 +92,6 @@ def pack_request(
 def pack_probe(request_id: int) -> bytes:
     """Ask a worker who it is and whether its model answers (the body is JSON)."""
     return pack_request(request_id, b"", PROBE)
-
-
-def pack_stats(request_id: int) -> bytes:
-    """Ask a worker for its counters (the body is JSON); answered between two predictions."""
-    return pack_request(request_id, b"", STATS)
 
 
 def pack_cancel(request_id: int) -> bytes:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import database, errors
-from serving import access, access_state, audit_state, contract, fields, replies, state
+from capture import audit, database, errors
+from serving import access, access_state, contract, fields, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -71,7 +71,7 @@ class Access:
             if user is not None:
                 access_state.drop_expired_tokens(db, now)
                 access_state.add_token(db, made.row(user, "signed in"))
-                audit_state.write_audit(db, user, "token.sign_in", now, after={"id": made.id})
+                audit.write(db, user, "token.sign_in", now, after={"id": made.id})
         if user is None:
             self.context.data_plane.door.failed(envelope.address(request.scope), time.monotonic())
             raise errors.PermissionDenied("The code is not valid, was used, or is too old.")
@@ -108,9 +108,7 @@ class Access:
         row = made.row(user, fields.text(asked, "comment", 1024, least=0))
         with self.context.change() as db:
             access_state.add_token(db, row)
-            audit_state.write_audit(
-                db, who.user, "token.create", made.now, after={"id": made.id, "user": user}
-            )
+            audit.write(db, who.user, "token.create", made.now, after=_shown(row))
         return envelope.Json({**_shown(row), "token": made.text})
 
     def revoke_token(self, request: Request, token_id: str) -> Response:
@@ -121,8 +119,7 @@ class Access:
             if not who.is_admin and row.user != who.user:
                 raise errors.DoesNotExist(f"Token '{token_id[:200]}' does not exist.")
             access_state.revoke_token(db, token_id, now_ms())
-            before = {"id": row.id, "user": row.user}
-            audit_state.write_audit(db, who.user, "token.revoke", now_ms(), before=before)
+            audit.write(db, who.user, "token.revoke", now_ms(), before=_shown(row))
         return envelope.Json({})
 
     # --- grants of one user -----------------------------------------------------------------------
@@ -148,7 +145,7 @@ class Access:
             for each in fields.body(body).only(("grants",)).need("grants").items(1000)
         ]
         with self.context.change() as db:
-            before = {name: grant.level for name, grant in state.grants_to(db, user)}
+            before = {"user": user, **{n: g.level for n, g in state.grants_to(db, user)}}
             access_state.drop_grants(db, principal=user)
             for name, level in asked:
                 row = state.endpoint(db, name)
@@ -156,7 +153,7 @@ class Access:
                     db, row.id, [access_state.Grant(row.id, user, "user", level)]
                 )
             after = dict(asked)
-            audit_state.write_audit(
+            audit.write(
                 db, who.user, "grants.put", now_ms(), before=before, after={"user": user, **after}
             )
         return self.grants(request, user)
@@ -201,7 +198,7 @@ class Access:
             access_state.put_grants(db, row.id, [*asked, creator])
             found = access_state.grants_on(db, row.id)
             after = {grant.principal: grant.level for grant in found}
-            audit_state.write_audit(
+            audit.write(
                 db,
                 caller(request).user,
                 "endpoint.permissions",

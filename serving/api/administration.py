@@ -1,7 +1,8 @@
-"""`/api/1.0`: the audit, and the overview: everything that needs a person, in one call."""
+"""`/api/1.0`: the overview: everything that needs a person, in one call; and the storage."""
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database, errors
+from capture import catalog, database, errors, wal_files
 from monitors import state as monitors_state
-from serving import access, audit_state, contract, replica_state, replies, state
-from serving.api import envelope, reading
+from serving import access, contract, replica_state, replies, state
+from serving.api import envelope
 from serving.api.context import Context, caller, now_ms
 
 OURS = "/api/1.0"
@@ -23,7 +24,6 @@ SPAN_MS = 300_000
 MOST_MEASURED = 20
 SEVERITIES = {"critical": 0, "warning": 1}
 PENDING = "MONITOR_STATUS_PENDING"
-AUDIT = ("endpoint", "actor", "action", "from", "to")
 
 
 class Administration:
@@ -34,34 +34,25 @@ class Administration:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix=OURS, tags=["administration"])
-        for path, handler in (("/audit", self.audit), ("/overview", self.overview)):
+        for path, handler in (("/overview", self.overview), ("/storage", self.storage)):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
 
-    def audit(self, request: Request) -> Response:
-        """Who did what, newest first. Of an endpoint for who manages it, of all for
-        administrators."""
-        given = reading.query(request, (*AUDIT, *reading.PAGE))
-        page = reading.page(given)
-        if not caller(request).is_admin:
-            self.context.require(request, given.get("endpoint"), "CAN_MANAGE")
-        with database.reading(self.context.engine) as db:
-            found = audit_state.read_audit(
-                db,
-                page.size + 1,
-                endpoint=given.get("endpoint"),
-                actor=given.get("actor"),
-                action=given.get("action"),
-                from_ms=reading.moment(given, "from"),
-                to_ms=reading.moment(given, "to"),
-                below_id=reading.whole(page.after),
-            )
-        reply: dict[str, Any] = {"audit": [_audited(row) for row in found[: page.size]]}
-        if len(found) > page.size:
-            reply["next_page_token"] = reading.token(found[page.size - 1].id)
-        return envelope.Json(reply)
-
-    # --- the overview -----------------------------------------------------------------------------
+    def storage(self, request: Request) -> Response:
+        """What lies on this machine: bytes that wait in the log, against the most that may; the
+        disk of log and tables. Administrators only."""
+        access.require_admin(caller(request))
+        settings = self.context.settings
+        disk = shutil.disk_usage(settings.data_dir)
+        return envelope.Json(
+            {
+                "wal_bytes": wal_files.waiting_bytes(settings),
+                "wal_limit_bytes": settings.wal_backlog_bytes,
+                "disk_free_bytes": disk.free,
+                "disk_total_bytes": disk.total,
+                "tables": settings.tables_root,
+            }
+        )
 
     async def overview(self, request: Request) -> Response:
         """What needs a person, worst first; every endpoint with its speed of the last five
@@ -259,16 +250,3 @@ def _data_age(context: Context, tables: Iterable[str]) -> float | None:
         told = msgspec.json.decode(path.read_bytes()).get("tables", {})
     times = [told[t]["last_commit_ms"] for t in tables if told.get(t, {}).get("last_commit_ms")]
     return max(0.0, (now_ms() - max(times)) / 1000) if times else None
-
-
-def _audited(row: audit_state.AuditRow) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "time": replies.rfc3339(row.time_ms),
-        "actor": row.actor,
-        "action": row.action,
-        "endpoint": row.endpoint,
-        "before": row.before,
-        "after": row.after,
-        "reason": row.reason,
-    }

@@ -43,9 +43,13 @@ class Log(Protocol):
 
 
 class RecentIds(Protocol):
-    """Ids of requests that were handled lately."""
+    """Ids of requests that were recorded lately."""
 
-    def __contains__(self, request_id: object, /) -> bool: ...
+    def has(self, known: int | str) -> bool:
+        """Whether a request of this number, or of this id of its client, was."""
+
+    def has_request(self, request_id: str) -> bool:
+        """Whether a request of this id of ours was."""
 
 
 class DataPlane(envelope.Knows, Protocol):
@@ -58,7 +62,7 @@ class DataPlane(envelope.Knows, Protocol):
         """The count of changes up to which the route table is drawn."""
 
     @property
-    def recent_client_ids(self) -> RecentIds: ...
+    def recent_ids(self) -> RecentIds: ...
     def publish(self, version: int, snapshot: state.Snapshot) -> None:
         """Take a snapshot over, unless a newer version is there already. Any thread."""
 
@@ -83,6 +87,10 @@ class Reader(Protocol):
     async def ask(
         self, operation: str, arguments: dict[str, Any], deadline_seconds: float = 10
     ) -> Any: ...
+
+    async def relay(
+        self, operation: str, arguments: dict[str, Any], deadline_seconds: float = 10
+    ) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,13 @@ class Context:
             log.warning("routes_not_published", error=str(error))
         nudge(self.settings)
 
+    @contextmanager
+    def trial(self) -> Iterator[sa.Connection]:
+        """A writing transaction that is undone at its end: shows what a change would make."""
+        with database.transaction(self.engine) as db:
+            yield db
+            db.rollback()
+
     def catch_up(self, db: sa.Connection) -> None:
         """Have this gateway route by whatever `db` has shown so far, if it does not yet. To be
         called after the reads of a reply, in a thread of the pool: the loop takes the routes over
@@ -164,10 +179,15 @@ class Context:
     def endpoint_object(self, who: access.Caller, endpoint_id: str) -> dict[str, Any]:
         """The detailed endpoint object as the caller sees it."""
         with database.reading(self.engine) as db:
-            row = state.endpoint_by_id(db, endpoint_id)
-            live = state.live_configurations(db, [row.id])
-            states = replica_state.states_of(db, [row.id])
+            shown = self.shown(db, who, endpoint_id)
             self.catch_up(db)
+        return shown
+
+    def shown(self, db: sa.Connection, who: access.Caller, endpoint_id: str) -> dict[str, Any]:
+        """The same as it stands in a transaction."""
+        row = state.endpoint_by_id(db, endpoint_id)
+        live = state.live_configurations(db, [row.id])
+        states = replica_state.states_of(db, [row.id])
         level = self.right(who, row) or "CAN_MANAGE"
         return replies.detailed(row, live, states, level, self.settings.url)
 

@@ -1,5 +1,6 @@
 """`/api/2.0/serving-endpoints`: endpoints as Databricks' clients create, change and read them."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from capture import database, errors, outbox
+from capture import audit, database, errors, outbox
 from monitors import state as monitors_state
 from serving import (
     attributes,
-    audit_state,
     configuration,
     contract,
     fields,
@@ -28,7 +28,7 @@ from serving import (
     secret_state,
     state,
 )
-from serving.api import envelope, reading
+from serving.api import envelope, gauges, reading
 from serving.api.context import Context, author, caller, now_ms
 from serving.controller import environments
 
@@ -51,6 +51,7 @@ class Endpoints:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._gauges = gauges.Gauges(context.settings.worker_memory_bytes)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["serving endpoints"])
@@ -105,8 +106,12 @@ class Endpoints:
 
     def metrics(self, request: Request, name: str) -> Response:
         """Prometheus text of the endpoint."""
-        self._seen(request, name, "CAN_VIEW")
-        return PlainTextResponse(self.context.data_plane.metrics(name))
+        row, config = self._seen(request, name, "CAN_VIEW")
+        with database.reading(self.context.engine) as db:
+            running = [r for r in replica_state.all_replicas(db) if r.endpoint_id == row.id]
+        entities = config["served_entities"] if config else []
+        used = self._gauges.text(name, entities, running, time.monotonic())
+        return PlainTextResponse(self.context.data_plane.metrics(name) + used)
 
     def build_logs(self, request: Request, name: str, entity: str) -> Response:
         """How the environment of an entity's model was made."""
@@ -124,22 +129,38 @@ class Endpoints:
     # --- creating and deleting --------------------------------------------------------------------
 
     def create(self, request: Request, body: Any = Depends(reading.json)) -> Response:
-        """A new endpoint; its first configuration goes live when its entities answer."""
+        """A new endpoint; its first configuration goes live when its entities answer. With
+        `?dry_run=true` everything is checked, and nothing made."""
         asked = contract.create_request(body)
         config = self._resolve(asked.config, None) if asked.config is not None else None
-        who = author(caller(request))
+        if _dry_run(request):
+            with self.context.trial() as db:
+                row = self._created(db, request, asked, config)
+                shown = self.context.shown(db, caller(request), row.id)
+            return envelope.Json(shown)
         with self.context.change() as db:
-            row = _new(asked, who)
-            _refuse_many(db)
-            recording.refuse_name(db, row.name, caller(request))
-            state.insert_endpoint(db, row)
-            if config is not None:
-                row = self._accept(db, request, row, config)
-            else:
-                recording.follow(db, row, {}, [], caller(request), who.now_ms)
-            _audit(db, request, "endpoint.create", row.name, after=_written(db, row))
+            row = self._created(db, request, asked, config)
         self.context.settle(row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
+
+    def _created(
+        self,
+        db: sa.Connection,
+        request: Request,
+        asked: contract.CreateRequest,
+        config: Asked | None,
+    ) -> state.Endpoint:
+        who = author(caller(request))
+        row = _new(asked, who)
+        _refuse_many(db)
+        recording.refuse_name(db, row.name, caller(request))
+        state.insert_endpoint(db, row)
+        if config is not None:
+            row = self._accept(db, request, row, config)
+        else:
+            recording.follow(db, row, {}, [], caller(request), who.now_ms)
+        _audit(db, request, "endpoint.create", row.name, after=_written(db, row))
+        return row
 
     def delete(self, request: Request, name: str) -> Response:
         """The endpoint ends; its tables stay."""
@@ -160,34 +181,44 @@ class Endpoints:
 
     def create_provisioned(self, body: Any = Depends(reading.json)) -> Response:
         """Provisioned throughput is known, checked, and not offered."""
-        contract.provisioned_throughput(body, create=True)
-        raise errors.NotImplementedHere("Foundation models are not offered yet.")
+        raise contract.provisioned_throughput(body)
 
     def update_provisioned(
         self, request: Request, name: str, body: Any = Depends(reading.json)
     ) -> Response:
         """Provisioned throughput is known, checked, and not offered."""
         self._seen(request, name, "CAN_MANAGE")
-        contract.provisioned_throughput(body, create=False)
-        raise errors.NotImplementedHere("Foundation models are not offered yet.")
+        raise contract.provisioned_throughput(body, name)
 
     # --- changing ---------------------------------------------------------------------------------
 
     def update_config(
         self, request: Request, name: str, body: Any = Depends(reading.json)
     ) -> Response:
-        """The next configuration; the present one serves until the entities of the next answer."""
+        """The next configuration; the present one serves until the entities of the next answer.
+        With `?dry_run=true` everything is checked, and nothing changed."""
         row, shown = self._seen(request, name, "CAN_MANAGE")
         asked = self._resolve(contract.config_request(_config(body), name), shown)
+        if _dry_run(request):
+            with self.context.trial() as db:
+                row = self._updated(db, request, name, asked)
+                would = self.context.shown(db, caller(request), row.id)
+            return envelope.Json(would)
         with self.context.change() as db:
-            row = state.endpoint(db, name)
-            promotion.refuse_while_updating(row)
-            before = _written(db, row)
-            row = self._accept(db, request, row, asked)
-            after = _written(db, row)
-            _audit(db, request, "endpoint.update_config", name, before=before, after=after)
+            row = self._updated(db, request, name, asked)
         self.context.settle(row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
+
+    def _updated(
+        self, db: sa.Connection, request: Request, name: str, asked: Asked
+    ) -> state.Endpoint:
+        row = state.endpoint(db, name)
+        promotion.refuse_while_updating(db, row)
+        before = _written(db, row)
+        row = self._accept(db, request, row, asked)
+        after = _written(db, row)
+        _audit(db, request, "endpoint.update_config", name, before=before, after=after)
+        return row
 
     def patch_tags(
         self, request: Request, name: str, body: Any = Depends(reading.json)
@@ -261,10 +292,15 @@ class Endpoints:
         return row, shown
 
     def _entity(self, request: Request, name: str, entity: str) -> dict[str, Any]:
-        _, config = self._seen(request, name, "CAN_VIEW")
-        for found in config["served_entities"] if config else ():
-            if found["name"] == entity:
-                return dict(found)
+        """An entity of the newest configuration, else of the active one: while an update runs,
+        and after it failed, its own entities are those whose logs are asked for."""
+        row, active = self._seen(request, name, "CAN_VIEW")
+        with database.reading(self.context.engine) as db:
+            newest = state.configuration(db, row.id, state.newest_version(db, row.id))
+        for config in (newest.config if newest else None, active):
+            for found in config["served_entities"] if config else ():
+                if found["name"] == entity:
+                    return dict(found)
         raise errors.DoesNotExist(f"Served entity '{entity[:200]}' does not exist.")
 
     @contextmanager
@@ -395,6 +431,10 @@ def _shown(db: sa.Connection, row: state.Endpoint) -> dict[str, Any] | None:
     return found.config if found else None
 
 
+def _dry_run(request: Request) -> bool:
+    return reading.flag(dict(request.query_params), "dry_run")
+
+
 def _config(body: Any) -> fields.Field:
     fields.body(body)
     return fields.Field(body, "config")
@@ -425,4 +465,4 @@ def _written(db: sa.Connection, row: state.Endpoint) -> dict[str, Any]:
 
 
 def _audit(db: sa.Connection, request: Request, action: str, name: str, **states: Any) -> None:
-    audit_state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name, **states)
+    audit.write(db, caller(request).user, action, now_ms(), endpoint=name, **states)

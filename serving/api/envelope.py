@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from capture import errors, logline, names
+from capture import audit, errors, logline, names
 from serving import access, state
 
 log = logline.logger(__name__)
@@ -67,6 +67,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._data_plane, self._max_body_bytes)
+        audit.address.set(address(scope) or None)
         try:
             exchange.admit()
             await self._app(exchange.scope, exchange.receive, exchange.send)
@@ -147,7 +148,7 @@ class _Exchange:
 
 
 def address(scope: Scope) -> str:
-    """Network address of the client, for the count of failed logins."""
+    """Network address of the client, for the count of failed logins and the audit."""
     client = scope.get("client")
     return client[0] if client else ""
 

@@ -59,13 +59,13 @@ class Labels:
 
     async def _unmatched(self, table: str, parsed: Sequence[rows.Label]) -> int | None:
         """How many labels name a request that is neither of lately nor in the table."""
-        recent = self.context.data_plane.recent_client_ids
+        recent = self.context.data_plane.recent_ids
         unknown: list[dict[str, str | None]] = []
         for label in parsed:
             if label.databricks_request_id is not None:
-                if label.databricks_request_id not in recent:
+                if not recent.has_request(label.databricks_request_id):
                     unknown.append({"databricks_request_id": label.databricks_request_id})
-            elif label.client_request_id not in recent:
+            elif label.client_request_id is None or not recent.has(label.client_request_id):
                 unknown.append({"client_request_id": label.client_request_id})
         if not unknown:
             return 0

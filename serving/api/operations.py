@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import database
-from serving import access, audit_state, fields, promotion, replies, state
+from capture import audit, database
+from serving import access, fields, promotion, replies, state
 from serving.api import envelope, reading
 from serving.api.context import Context, author, caller, now_ms
 
@@ -123,7 +123,7 @@ class Operations:
             row = state.endpoint(db, name)
             if not row.stopped:
                 row = state.stop_endpoint(db, row, now_ms())
-                self._audit(db, request, "endpoint.stop", name)
+                self._audit(db, request, "endpoint.stop", row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
 
     def start(self, request: Request, name: str, body: Any = Depends(reading.json)) -> Response:
@@ -134,12 +134,14 @@ class Operations:
             row = state.endpoint(db, name)
             if row.stopped:
                 row = state.start_endpoint(db, row, now_ms())
-                self._audit(db, request, "endpoint.start", name)
+                self._audit(db, request, "endpoint.start", row)
         self.context.settle(row)
         return envelope.Json(self.context.endpoint_object(caller(request), row.id))
 
-    def _audit(self, db: sa.Connection, request: Request, action: str, name: str) -> None:
-        audit_state.write_audit(db, caller(request).user, action, now_ms(), endpoint=name)
+    def _audit(self, db: sa.Connection, request: Request, action: str, row: state.Endpoint) -> None:
+        was, now = {"stopped": not row.stopped}, {"stopped": row.stopped}
+        user = caller(request).user
+        audit.write(db, user, action, now_ms(), endpoint=row.name, before=was, after=now)
 
 
 def _version(asked: fields.Field, key: str) -> int | None:

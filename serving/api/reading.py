@@ -14,7 +14,7 @@ from starlette.requests import Request
 from capture import errors
 from serving import fields
 
-MOST_NESTING, MOST_KEYS = 200, 100_000
+MOST_NESTING, MOST_KEYS, MOST_VALUES = 200, 100_000, 1_000_000
 DEFAULT_PAGE, MOST_PAGE = 50, 1000
 _MOST_INFLATED = 16 << 20
 
@@ -50,37 +50,39 @@ def parse(body: bytes) -> Any:
     """JSON within the limits of promises.md. Raises BadRequest that says what and where."""
     if not body.strip():
         return {}
+    _check_counts(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         at = len(error.doc[: error.pos].encode("utf-8", "replace"))
         what = re.sub(r": line \d+ column \d+ \(char \d+\)$", "", str(error))
         raise errors.BadRequest(f"Body is not valid JSON: {what} at byte {at}.") from None
-    _check_size(value)
+    _check_nesting(value)
     return value
 
 
-def _check_size(value: Any) -> None:
+def _check_counts(body: bytes) -> None:
+    """Before anything is built: the loop that answers queries waits while a million values are."""
+    for what, sign, most in (("keys", b":", MOST_KEYS), ("values", b",", MOST_VALUES)):
+        if body.count(sign) > most:
+            raise errors.BadRequest(
+                f"Over {most} {what}, or a text with so many {sign.decode()!r}."
+            )
+
+
+def _check_nesting(value: Any) -> None:
     level = [value]
     for _ in range(MOST_NESTING + 1):
         level = [
             inner
             for outer in level
             if isinstance(outer, dict | list)
-            for inner in _inner(outer)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
         ]
         if not level:
             return
     raise errors.BadRequest(f"Nesting over {MOST_NESTING}.")
-
-
-def _inner(outer: dict[str, Any] | list[Any]) -> Collection[Any]:
-    if isinstance(outer, list):
-        return outer
-    if len(outer) > MOST_KEYS:
-        raise errors.BadRequest(f"An object with {len(outer)} keys; at most {MOST_KEYS} are.")
-    return outer.values()
 
 
 def query(request: Request, allowed: Collection[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`/api/1.0`: what the record of requests says: timeseries, capture, usage."""
+"""`/api/1.0`: what the record of requests says: timeseries, capture."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database, errors
+from capture import catalog, database
 from monitors import alert_state
 from serving import contract, replies, state
 from serving.api import envelope, reading
-from serving.api.context import Context, caller, now_ms
+from serving.api.context import Context, now_ms
 
 OURS = "/api/1.0"
 HOUR_MS = 3_600_000
@@ -29,7 +29,6 @@ class Record:
         for path, handler in (
             ("/endpoints/{name}/timeseries", self.timeseries),
             ("/endpoints/{name}/capture", self.capture),
-            ("/usage", self.usage),
         ):
             router.add_api_route(path, handler, methods=["GET"], response_model=None)
         return router
@@ -75,16 +74,6 @@ class Record:
         dropped = self.context.data_plane.log.dropped.get(recorded.full_name, 0)
         shown = {"enabled": recorded.enabled, "dropped": {"log_full": dropped} if dropped else {}}
         return envelope.Json({**found, **shown})
-
-    async def usage(self, request: Request) -> Response:
-        """Counted requests by `endpoint`, `served_entity`, `user`, `day`."""
-        given = reading.query(request, ("by", "from", "to", "endpoint"))
-        endpoint = given.get("endpoint")
-        if endpoint is None and not caller(request).is_admin:
-            raise errors.InvalidParameter("endpoint: name one; only administrators see all.")
-        await run_in_threadpool(self.context.require, request, endpoint, "CAN_VIEW")
-        found = await self.context.read("usage", given)
-        return envelope.Json({"usage": found})
 
     def _recorded(self, name: str) -> catalog.RecordedTable | None:
         with database.reading(self.context.engine) as db:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import database, errors, logline
-from serving import audit_state, fields, secret_state, vault
+from capture import audit, database, errors, logline
+from serving import fields, secret_state, vault
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -55,7 +55,7 @@ class Secrets:
         with self.context.change() as db:
             self._mine(db, request, scope)
             secret_state.drop_secret_scope(db, scope)
-            self._audit(db, request, "secrets.delete_scope", scope)
+            self._audit(db, request, "secrets.delete_scope", scope, gone=True)
         return envelope.Json({})
 
     def scopes(self, request: Request) -> Response:
@@ -89,7 +89,7 @@ class Secrets:
             self._mine(db, request, scope)
             if not secret_state.drop_secret(db, scope, key):
                 raise errors.DoesNotExist(f"Secret '{scope}/{key}' does not exist.")
-            self._audit(db, request, "secrets.delete", scope, key)
+            self._audit(db, request, "secrets.delete", scope, key, gone=True)
         return envelope.Json({})
 
     def keys(self, request: Request) -> Response:
@@ -119,10 +119,18 @@ class Secrets:
             raise errors.DoesNotExist(f"Scope '{scope}' does not exist.")
 
     def _audit(
-        self, db: sa.Connection, request: Request, action: str, scope: str, key: str | None = None
+        self,
+        db: sa.Connection,
+        request: Request,
+        action: str,
+        scope: str,
+        key: str | None = None,
+        gone: bool = False,
     ) -> None:
-        after = {"scope": scope} | ({"key": key} if key is not None else {})
-        audit_state.write_audit(db, caller(request).user, action, now_ms(), after=after)
+        """Which secret it was: never what it says."""
+        named = {"scope": scope} | ({"key": key} if key is not None else {})
+        before, after = (named, None) if gone else (None, named)
+        audit.write(db, caller(request).user, action, now_ms(), before=before, after=after)
 
 
 def _asked(request: Request) -> fields.Field:

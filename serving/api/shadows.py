@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database, errors
-from serving import audit_state, contract, fields, replies, shadow_state, state
+from capture import audit, catalog, database, errors
+from serving import contract, fields, replies, shadow_state, state
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -79,13 +79,26 @@ class Shadows:
     ) -> Response:
         """One version's answer to a query's body, recorded and counted nowhere, behind live
         requests: 503 while those need the version's replicas."""
-        await run_in_threadpool(self.context.require, request, name, "CAN_MANAGE")
+        reading.query(request, ())
+        await run_in_threadpool(self._serves, request, name, entity)
         kind = request.headers.get("content-type", "").encode("latin-1")
         answer = await self.context.data_plane.attempt(name, entity, kind, body)
         headers = {"served-model-name": entity, "x-model-us": str(answer.predict_us)}
         if answer.error_source is not None:
             headers["x-error-source"] = answer.error_source
         return Response(answer.body, answer.status, headers, media_type="application/json")
+
+    def _serves(self, request: Request, name: str, entity: str) -> None:
+        """Raises DoesNotExist unless the endpoint serves this entity to its managers."""
+        self.context.require(request, name, "CAN_MANAGE")
+        with database.reading(self.context.engine) as db:
+            served = _config(db, state.endpoint(db, name))["served_entities"]
+        names = [one["name"] for one in served]
+        if entity not in names:
+            raise errors.DoesNotExist(
+                f"Served entity '{entity[:200]}' of endpoint '{name}' does not exist; it serves: "
+                f"{', '.join(names) or 'none'}."
+            )
 
     def _seen(self, request: Request, name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The reply without its comparison, and the question for that; None: nothing can be."""
@@ -140,7 +153,7 @@ class Shadows:
         after: shadow_state.Shadow | None,
     ) -> None:
         was, becomes = _told(before), _told(after)
-        audit_state.write_audit(
+        audit.write(
             db,
             caller(request).user,
             "endpoint.shadow",

@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from capture import catalog, database, errors, ledger, names, rows, upkeep
-from serving import access, attributes, audit_state, fields, replies
+from capture import audit, catalog, database, errors, ledger, names, rows, upkeep
+from serving import access, attributes, fields, replies
 from serving.api import envelope, reading
 from serving.api.context import Context, caller, now_ms
 
@@ -144,7 +144,7 @@ class Tables:
         with database.transaction(self.context.engine) as db:
             before = upkeep.of_table(db, str(name)).retention_days
             upkeep.keep_days(db, str(name), days)
-            audit_state.write_audit(
+            audit.write(
                 db,
                 who.user,
                 "table.retention",

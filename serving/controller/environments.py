@@ -9,14 +9,11 @@ left by a crash, is built again. `local` and `isolated` leave no choice.
 import functools
 import hashlib
 import importlib.metadata
-import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,15 +23,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from capture import errors
-from serving import processes
+from serving.controller import building
 
 Mode = Literal["auto", "local", "isolated"]
 MODES: tuple[Mode, ...] = ("auto", "local", "isolated")
 MODE_VARIABLE = "INFERLAKE_ENVIRONMENT"
-
-# What a worker of ours imports beside mlflow, wherever it runs.
-WORKER_NEEDS = ("lmdb", "msgspec", "numpy", "orjson", "pandas")
-KEPT_LINES = 15
 
 # One builder per environment, so that two models with the same needs do not tread on each other.
 _building: dict[str, threading.Lock] = {}
@@ -46,10 +39,6 @@ class Needs:
 
     python_version: str | None
     requirements: tuple[str, ...]
-
-
-class BuildFailed(Exception):
-    """The environment cannot be built; the text is uv's last lines."""
 
 
 def mode(text: str) -> Mode:
@@ -131,20 +120,23 @@ def interpreter(
     environments_dir: Path,
     deadline_seconds: float,
     say: Callable[[str], None],
+    prove: building.Prove,
 ) -> str:
     """The Python that runs this model; builds its environment if need be (minutes, in a thread).
 
-    say: takes each stage, for the entity's message. Raises BuildFailed."""
+    say: takes each stage, for the entity's message. prove: has a new environment import.
+    Raises building.BuildFailed."""
     if mode == "local":
         return sys.executable
-    wanted = needs(model_folder)
+    wanted, why = needs(model_folder), "It asked for an environment of its own"
     if mode == "auto":
         missing = unmet(wanted, platform.python_version(), own_packages())
         if not missing:
             return sys.executable
-        say(f"The server's environment lacks {_few(missing)}")
+        why = f"The server's environment lacks {_few(missing)}"
+        say(why)
     with _building.setdefault(key(wanted), threading.Lock()):
-        return str(_built(wanted, environments_dir, deadline_seconds, say))
+        return str(_built(wanted, environments_dir, deadline_seconds, say, prove, why))
 
 
 def key(wanted: Needs) -> str:
@@ -160,103 +152,22 @@ def build_log(environments_dir: Path, model_folder: Path) -> str:
 
 
 def _built(
-    wanted: Needs, environments_dir: Path, deadline_seconds: float, say: Callable[[str], None]
+    wanted: Needs,
+    environments_dir: Path,
+    deadline_seconds: float,
+    say: Callable[[str], None],
+    prove: building.Prove,
+    why: str,
 ) -> Path:
     name = key(wanted)
     folder = environments_dir / name
-    python = folder / "bin" / "python"
-    if (folder / "ready").is_file():
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    environments_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    listed = environments_dir / f"{name}.txt"
-    listed.write_text("\n".join(_with_ours(wanted.requirements)) + "\n", encoding="utf-8")
-    with (environments_dir / f"{name}.log").open("w", encoding="utf-8") as build_log:
-        run = _Uv(environments_dir, build_log, deadline_seconds, say)
-        say("Making a Python environment")
-        run("venv", "--no-project", "--python", _python(run, wanted.python_version), str(folder))
-        say("Resolving packages")
-        run("pip", "install", "--python", str(python), "--requirement", str(listed))
-    (folder / "ready").touch()
-    return python
-
-
-class _Uv:
-    """Runs uv: its lines go to the build log, its stages to `say`."""
-
-    def __init__(
-        self, environments_dir: Path, log: Any, deadline_seconds: float, say: Callable[[str], None]
-    ) -> None:
-        self.command = _uv_command()
-        self.log, self.say, self.deadline_seconds = log, say, deadline_seconds
-        cache = {"UV_CACHE_DIR": str(environments_dir / "uv-cache")}
-        fixed = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
-        # The server's own secrets are no business of a package's build script.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("INFERLAKE_")}
-        self.environment = {**cache, **kept, **fixed}
-        self.environment.pop("VIRTUAL_ENV", None)
-
-    def __call__(self, *arguments: str) -> list[str]:
-        """Lines that uv printed. Raises BuildFailed."""
-        lines: list[str] = []
-        with subprocess.Popen(
-            processes.tied([*self.command, *arguments]),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            timer = threading.Timer(self.deadline_seconds, process.kill)
-            timer.start()
-            try:
-                for line in process.stdout or ():
-                    lines.append(line.rstrip())
-                    self._told(lines[-1])
-                code = process.wait()
-            finally:
-                timer.cancel()
-        if code != 0:
-            text = "\n".join(lines[-KEPT_LINES:])
-            raise BuildFailed(f"Its Python environment could not be built. {text}")
-        return lines
-
-    def _told(self, line: str) -> None:
-        self.log.write(line + "\n")
-        self.log.flush()
-        if line.startswith(("Resolved", "Downloading", "Prepared", "Installed")):
-            self.say(line)
-
-
-def _python(run: _Uv, asked: str | None) -> str:
-    """An interpreter of the asked minor version, else the server's own: a model that was logged
-    under 3.10 mostly runs under 3.11, and where it does not its own error says so."""
-    if not asked:
-        return sys.executable
-    minor = ".".join(asked.split(".")[:2])
-    if minor == ".".join(platform.python_version_tuple()[:2]):
-        return sys.executable
-    try:
-        return run("python", "find", "--no-project", minor)[-1]
-    except BuildFailed:
-        run.say(f"Python {minor} is not on this machine; {platform.python_version()} is used")
-        return sys.executable
-
-
-def _with_ours(requirements: Iterable[str]) -> list[str]:
-    """The model's requirements, mlflow if it forgot it, and what our worker imports."""
-    lines = list(requirements)
-    named = {canonicalize_name(re.split(r"[\s\[<>=!~;@]", line, maxsplit=1)[0]) for line in lines}
-    if not named & {"mlflow", "mlflow-skinny"}:
-        lines.append(f"mlflow-skinny=={importlib.metadata.version('mlflow-skinny')}")
-    return [*lines, *(name for name in WORKER_NEEDS if name not in named)]
-
-
-def _uv_command() -> list[str]:
-    beside = Path(sys.executable).parent / "uv"
-    return [str(beside)] if beside.is_file() else [sys.executable, "-m", "uv"]
+    if not (folder / "ready").is_file():
+        environments_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (environments_dir / f"{name}.log").open("w", encoding="utf-8") as build_log:
+            build_log.write(f"{why}.\n")
+            build = building.Build(folder, deadline_seconds, say, build_log, prove)
+            build.run(wanted.python_version, wanted.requirements)
+    return folder / "bin" / "python"
 
 
 def _few(words: list[str]) -> str:

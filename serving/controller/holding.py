@@ -9,20 +9,27 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from capture import logline
 from capture.settings import Settings
-from serving import processes, replica_state
-from serving.controller import local, replicas, shapes, wanted
+from serving import logs, processes, replica_state
+from serving.controller import local, orders, replicas, shapes, wanted
 
 log = logline.logger(__name__)
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, QUIET_LOOK_SECONDS = 1.0, 5.0
 UNWANTED_GRACE_SECONDS = 1.0
 FULL_STOP_GRACE_SECONDS = 10.0
+# A fork of a template has nothing to load: one that does not answer by then never will.
+TEMPLATE_ANSWER_SECONDS = 10.0
+# A fork hangs if a library of its parent held a lock: it neither answers nor works.
+FORK_SILENT_SECONDS = 15.0
+HANG_LOOK_SECONDS = 0.25
 
 # Told of a new process, so that its identity is written down.
 Started = Callable[[str, processes.Identity], Awaitable[None]]
@@ -40,6 +47,8 @@ class _Held:
     found_dead: bool = False
     unwanted: bool = False
     trouble: str = ""
+    gpus: tuple[int, ...] = ()
+    heartbeat: asyncio.Task[None] | None = None
     tasks: list[asyncio.Task[None]] = dataclasses.field(default_factory=list)
 
     @property
@@ -73,6 +82,7 @@ class Holding:
             log_path = Path(spec["log"]) if "log" in spec else None
             since = time.monotonic() - (processes.age_seconds(process) if process else 0)
             held = self._held[row.id] = _Held(row, since, log_path)
+            held.gpus = tuple(int(number) for number in spec.get("gpus", ()))
             if process is None:
                 held.found_dead = True
             else:
@@ -81,27 +91,38 @@ class Holding:
             lost = sum(held.found_dead for held in self._held.values())
             log.info("adopted", replicas=len(rows) - lost, lost=lost)
 
-    def measure(self, now: float) -> None:
-        """Memory and processor time of all groups, once a second and before one is let in."""
+    def measure(self, memory_limits: Mapping[str, int], now: float, restless: bool = True) -> None:
+        """Memory and processor time of all groups, once a second (in silence every fifth, for it
+        reads of every process of the machine) and before one is let in; between two such looks the
+        memory of each replica's own process. The size of its log each time: a model can fill
+        gigabytes in a second."""
         running = [held for held in self._held.values() if held.pulse is not None]
         answered = any(
             held.pulse is not None and held.pulse.answered and held.row.state == shapes.STARTING
             for held in running
         )
-        if now - self._looked < LOOK_SECONDS and not answered:
-            return
-        self._looked = now
         pulses = {held.pulse.process.pid: held.pulse for held in running if held.pulse}
-        used = processes.usage(pulses.keys()) if pulses else {}
-        for pid, pulse in pulses.items():
-            pulse.used(used.get(pid, processes.NO_USAGE))
+        pause = LOOK_SECONDS if restless else QUIET_LOOK_SECONDS
+        if now - self._looked < pause and not answered:
+            for pid, pulse in pulses.items():
+                pulse.grown(processes.rss_bytes(pid))
+        else:
+            self._looked = now
+            used = processes.usage(pulses.keys()) if pulses else {}
+            for pid, pulse in pulses.items():
+                limit = memory_limits.get(pulse.served_entity_id, wanted.LARGEST_MEMORY_BYTES)
+                pulse.used(_exact(pid, used.get(pid, processes.NO_USAGE), limit))
         for held in running:
             if held.log_path is not None:
-                local.trim(held.log_path)
+                logs.trim(held.log_path)
 
     def seen(self, memory_limits: Mapping[str, int], now: float) -> list[shapes.Replica]:
         """Every replica as `reconcile` takes it. memory_limits: bytes by served entity id."""
         return [self._seen(held, memory_limits, now) for held in self._held.values()]
+
+    def gpus(self) -> list[int]:
+        """Numbers of the devices that replicas have."""
+        return [number for held in self._held.values() for number in held.gpus]
 
     def gone(self, replica_id: str) -> bool:
         """It has no process any more, or never got one."""
@@ -123,7 +144,7 @@ class Holding:
         row, pulse, alive = held.row, held.pulse, held.alive
         last_lines = held.trouble
         if not alive and not last_lines and held.log_path is not None:
-            last_lines = local.tail(held.log_path)
+            last_lines = logs.tail(held.log_path)
         seen = shapes.Replica(
             id=row.id,
             endpoint_id=row.endpoint_id,
@@ -144,15 +165,16 @@ class Holding:
             predicting_seconds=pulse.report.get("predicting_ms", 0) / 1000,
             memory_share=pulse.usage.rss_bytes / limit,
             memory_share_at_ready=pulse.rss_bytes_at_ready / limit,
+            growing=pulse.growing,
         )
 
     # --- acting -----------------------------------------------------------------------------------
 
     def start(
-        self, row: replica_state.Replica, order: local.Order, started: Started, now: float
+        self, row: replica_state.Replica, order: orders.Order, started: Started, now: float
     ) -> None:
         """Have a process started for a new row; `started` is told when it is there."""
-        held = self._held[row.id] = _Held(row, now, order.log)
+        held = self._held[row.id] = _Held(row, now, order.log, gpus=order.gpus)
         held.tasks.append(asyncio.create_task(self._start(held, order, started)))
 
     def admit(self, replica_id: str, now: float) -> None:
@@ -179,6 +201,12 @@ class Holding:
             return  # still being started: ended once it has a process
         grace = UNWANTED_GRACE_SECONDS if held.unwanted else self.settings.drain_seconds
         self.backend.stop(held.pulse.process, grace, now)
+
+    def kill(self, replica_id: str) -> None:
+        """End its process now, with all that it started."""
+        pulse = self._held[replica_id].pulse
+        if pulse is not None:
+            processes.signal_group(pulse.process, signal.SIGKILL)
 
     def remove(self, replica_id: str, reason: str) -> None:
         """Forget a replica whose process is gone, and clear up after it."""
@@ -214,21 +242,51 @@ class Holding:
         for held in self._held.values():
             self._let_go(held)
 
-    async def _start(self, held: _Held, order: local.Order, started: Started) -> None:
+    async def _start(self, held: _Held, order: orders.Order, started: Started) -> None:
+        """As a fork where that may be; as a fresh process if the fork hangs."""
         try:
-            process = await self.backend.start(order)
+            woken = await self.backend.wake(order)
+            process = woken or await self.backend.start(order)
+            await self._started(held, process, started)
+            if order.forkable and await self._hangs(held, woken is not None):
+                log.warning("fork_hangs", replica=held.row.id)
+                self.backend.templates.distrust(held.row.served_entity_id)
+                self._forsake(held, process)
+                fresh = dataclasses.replace(order, fresh=True)
+                await self._started(held, await self.backend.start(fresh), started)
         except (local.StartFailed, OSError) as error:
             held.trouble = str(error)
             self.wake()
-            return
+
+    async def _started(self, held: _Held, process: processes.Identity, started: Started) -> None:
         held.row = dataclasses.replace(held.row, pid=process.pid, pid_start=process.start)
         self._follow(held, process)
         await started(held.row.id, process)
 
+    async def _hangs(self, held: _Held, by_template: bool) -> bool:
+        """Wait for the first answer of a fork, or its end; True: neither comes. A fork of a zygote
+        may load for as long as it likes, but not without using the processor."""
+        begun = time.monotonic()
+        while held.pulse is not None and held.alive and not held.pulse.answered:
+            if by_template and time.monotonic() - begun > TEMPLATE_ANSWER_SECONDS:
+                return True
+            if held.pulse.silent_seconds > FORK_SILENT_SECONDS:
+                return True
+            await asyncio.sleep(HANG_LOOK_SECONDS)
+        return False
+
+    def _forsake(self, held: _Held, process: processes.Identity) -> None:
+        """Let a process go that held it so far; the next one gets its row."""
+        if held.heartbeat is not None:
+            held.heartbeat.cancel()
+        held.pulse = None
+        self._ended(process.pid)
+        self.backend.stop(process, 0, time.monotonic())
+
     def _follow(self, held: _Held, process: processes.Identity) -> None:
         """Watch a process: its heartbeat, and its end."""
         held.pulse = replicas.Pulse(process, held.row.socket, held.row.served_entity_id)
-        held.tasks.append(asyncio.create_task(replicas.follow(held.pulse, self.wake)))
+        held.heartbeat = asyncio.create_task(replicas.follow(held.pulse, self.wake))
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(process.pid)
             self._pidfds[process.pid] = descriptor
@@ -242,17 +300,26 @@ class Holding:
         self.wake()
 
     def _let_go(self, held: _Held) -> None:
-        for task in held.tasks:
-            task.cancel()
+        for task in (*held.tasks, held.heartbeat):
+            if task is not None:
+                task.cancel()
         if held.pulse is not None:
             self._ended(held.pulse.process.pid)
+
+
+def _exact(group: int, usage: processes.Usage, limit_bytes: int) -> processes.Usage:
+    """Usage whose memory counts shared pages once, where it matters: forks of a model's process
+    share most of theirs, and twenty of them are no reason to end it."""
+    if usage.members < 2 or usage.rss_bytes < limit_bytes / 2:
+        return usage
+    return usage._replace(rss_bytes=processes.shared_out_bytes(group))
 
 
 def _last_line(text: str) -> str:
     return text.splitlines()[-1] if text else ""
 
 
-def _read_spec(path: Path) -> dict[str, str]:
+def _read_spec(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -1,5 +1,5 @@
 """The controller at work: read what is wanted, look at what is there, plan, act; ten times a second
-and whenever somebody knocks.
+while anything happens, twice a second in silence, and whenever somebody knocks.
 
 Each turn is reading, `reconcile`, one transaction with all that it decided, then the processes. SQL
 runs in a thread, so a locked database stops decisions but no heartbeat.
@@ -15,14 +15,24 @@ from collections.abc import Mapping, Sequence, Set
 
 import sqlalchemy as sa
 
-from capture import database, logline
+from capture import database, lives, logline
 from capture.settings import Settings
 from serving import changes_state, processes, replica_state, state
-from serving.controller import holding, local, preparation, reconcile, shapes, wanted
+from serving.controller import (
+    devices,
+    holding,
+    local,
+    orders,
+    preparation,
+    reconcile,
+    shapes,
+    wanted,
+)
 
 log = logline.logger(__name__)
 
-TURN_SECONDS = 0.1
+PROLONG_SECONDS = 5.0
+TURN_SECONDS, QUIET_TURN_SECONDS = 0.1, 0.5
 WARM_AFTER_SECONDS = 3.0
 PREDICT_GRACE_SECONDS = 3.0
 
@@ -46,7 +56,7 @@ class _Decided:
     once, so that SQL and the mirror of its rows go the same way."""
 
     steps: tuple[shapes.Step, ...]
-    starts: Sequence[tuple[replica_state.Replica, local.Order] | None]
+    starts: Sequence[tuple[replica_state.Replica, orders.Order] | None]
     gone: Set[str]
 
 
@@ -55,10 +65,12 @@ class Controller:
 
     def __init__(self, settings: Settings, engine: sa.Engine, stop_workers: bool) -> None:
         self.settings, self.engine, self.stop_workers = settings, engine, stop_workers
-        self.cores = max(1, os.cpu_count() or 1)
+        self.cores, self.gpus = max(1, os.cpu_count() or 1), devices.present()
         self.backend = local.Local(settings)
         self.holding = holding.Holding(settings, self.backend, self.wake)
-        self.preparations = preparation.Preparations(settings, engine, self.wake)
+        self.preparations = preparation.Preparations(
+            settings, engine, self.wake, self.backend.zygotes.imported
+        )
         self.limits = shapes.Limits(
             deployment_seconds=settings.deployment_timeout_seconds,
             zero_seconds=settings.scale_to_zero_after_seconds,
@@ -68,7 +80,9 @@ class Controller:
         self.memory: dict[str, shapes.Memory] = {}
         self._knock = asyncio.Event()
         self._stopping = False
+        self._restless = True
         self._warm_at: float | None = None
+        self._prolonged_at = -PROLONG_SECONDS
         self._watch = changes_state.Watch(engine)
         self._stale = True
         self._facts = _Facts()
@@ -93,8 +107,9 @@ class Controller:
             self._knock.clear()
             await self._safe_turn()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TURN_SECONDS):
+                async with asyncio.timeout(TURN_SECONDS if self._restless else QUIET_TURN_SECONDS):
                     await self._knock.wait()
+        await asyncio.to_thread(self._write_alive, self.holding.ids())
         if self.stop_workers:
             await self.holding.end_all()
             await asyncio.to_thread(self._remove_rows, self.holding.ids())
@@ -109,14 +124,14 @@ class Controller:
             raise
         except BaseException as error:  # noqa: BLE001 - it must live; the next turn tries again
             log.error("turn_failed", reason=f"{type(error).__name__}: {error}")
-            self._stale = True
+            self._stale = self._restless = True
             await asyncio.sleep(TURN_SECONDS)
 
     async def turn(self) -> None:
         """One look and everything that follows from it."""
         now = time.monotonic()
         self.backend.expire(now)
-        self.holding.measure(now)
+        self.holding.measure(self._facts.memory_limits, now, self._restless)
         facts = self._facts = await asyncio.to_thread(self._read)
         self._warm(now)
         observed = shapes.Observed(
@@ -124,15 +139,42 @@ class Controller:
             self.preparations.seen(),
             facts.demand,
             facts.states,
+            self.gpus,
+            len(devices.free(self.gpus, self.holding.gpus())),
         )
         plan = reconcile.reconcile(facts.endpoints, observed, self.memory, self.limits, now)
+        self._restless = reconcile.is_restless(observed, plan, now)
         self.preparations.keep(facts.memory_limits.keys())
         if plan.steps:
             decided = self._decided(plan.steps)
+            for step in plan.steps:
+                # Before SQL, which may be locked: one second more of it costs gigabytes.
+                if isinstance(step, shapes.Stop) and step.kill:
+                    self.holding.kill(step.replica_id)
             await asyncio.to_thread(self._write, decided)
             self._act(decided, now)
             self._stale = True
         self.memory = plan.memory
+        await self._prolong(observed.replicas, now)
+        self._keep_parents()
+
+    def _keep_parents(self) -> None:
+        """A template for each entity that sleeps, one at a time, and none that nobody wants."""
+        wanted_ids, templates = self._facts.memory_limits.keys(), self.backend.templates
+        awake = {entity_id for entity_id, known in self.memory.items() if known.awake}
+        templates.keep(wanted_ids, awake)
+        self.backend.zygotes.keep(self.preparations.pythons())
+        prepared = self.preparations.seen()
+        for entity_id, known in self.memory.items():
+            if not known.proven or known.awake or not templates.wants(entity_id):
+                continue
+            seen = prepared.get(entity_id)
+            if seen is None:  # asleep since before this controller started
+                self.preparations.begin(self._definition(entity_id)[1])
+            elif seen.stage == "ready":
+                templates.make(self._template_order(entity_id))
+            if seen is None or seen.stage != "failed":
+                return  # one at a time
 
     def _warm(self, now: float) -> None:
         # A zygote's imports take seconds of processor time, which the other parts of a server that
@@ -142,11 +184,17 @@ class Controller:
             self.backend.warm()
 
     def _decided(self, steps: tuple[shapes.Step, ...]) -> _Decided:
-        starts = [self._new(step) if isinstance(step, shapes.Start) else None for step in steps]
+        free = devices.free(self.gpus, self.holding.gpus())
+        starts = [
+            self._new(step, free) if isinstance(step, shapes.Start) else None for step in steps
+        ]
         stops = {step.replica_id for step in steps if isinstance(step, shapes.Stop)}
         return _Decided(steps, starts, {each for each in stops if self.holding.gone(each)})
 
-    def _new(self, step: shapes.Start) -> tuple[replica_state.Replica, local.Order]:
+    def _new(
+        self, step: shapes.Start, free: list[int]
+    ) -> tuple[replica_state.Replica, orders.Order]:
+        """The row of a new replica and how to start it; takes its devices from those `free`."""
         replica_id = secrets.token_hex(6)
         row = replica_state.Replica(
             id=replica_id,
@@ -161,7 +209,9 @@ class Controller:
             ready_ms=None,
             concurrency=step.concurrency,
         )
-        return row, self._order(row, step.fresh)
+        needed = devices.needed(self._definition(step.entity_id)[1].definition.get("workload_type"))
+        taken, free[:] = tuple(free[:needed]), free[needed:]
+        return row, self._order(row, step.fresh, taken)
 
     # --- SQL, in a thread -------------------------------------------------------------------------
 
@@ -170,7 +220,9 @@ class Controller:
             return replica_state.all_replicas(connection)
 
     def _read(self) -> _Facts:
-        changed = self._watch.changed() or self._stale
+        if not (self._watch.touched() or self._stale):
+            return self._facts
+        changed = self._watch.moved() or self._stale
         with database.reading(self.engine) as connection:
             demand = {
                 entity_id: shapes.Demand(d.waiting, d.in_flight, d.last_request_ms)
@@ -200,6 +252,7 @@ class Controller:
                 match step:
                     case shapes.Start() if start is not None:
                         replica_state.add_replica(db, start[0])
+                        lives.begin(db, self._life(start[0]))
                     case shapes.Admit(replica_id):
                         replica_state.set_replica(
                             db, replica_id, state=shapes.READY, ready_ms=now_ms
@@ -225,6 +278,30 @@ class Controller:
                 connection, replica_id, pid=process.pid, pid_start=process.start
             )
 
+    def _life(self, row: replica_state.Replica) -> lives.Life:
+        endpoint, entity = self._definition(row.served_entity_id)
+        given = entity.definition
+        return lives.Life(
+            replica_id=row.id,
+            endpoint=endpoint,
+            served_entity=entity.name,
+            workload_type=str(given.get("workload_type") or "CPU"),
+            workload_size=given.get("workload_size"),
+            from_ms=row.created_ms,
+            until_ms=row.created_ms,
+        )
+
+    async def _prolong(self, replicas: Sequence[shapes.Replica], now: float) -> None:
+        """Count on the lives of those that are seen alive, now and then: nobody bills seconds."""
+        alive = [each.id for each in replicas if each.alive]
+        if alive and now - self._prolonged_at >= PROLONG_SECONDS:
+            self._prolonged_at = now
+            await asyncio.to_thread(self._write_alive, alive)
+
+    def _write_alive(self, replica_ids: Sequence[str]) -> None:
+        with database.transaction(self.engine) as connection:
+            lives.prolong(connection, replica_ids, _now_ms())
+
     def _remove_rows(self, replica_ids: Sequence[str]) -> None:
         with database.transaction(self.engine) as connection:
             for replica_id in replica_ids:
@@ -244,9 +321,9 @@ class Controller:
                     self.holding.admit(replica_id, now)
                 case shapes.Drain(replica_id):
                     self.holding.drain(replica_id, now)
-                case shapes.Stop(replica_id, _, reason) if replica_id in decided.gone:
+                case shapes.Stop(replica_id, _, reason, _) if replica_id in decided.gone:
                     self.holding.remove(replica_id, reason)
-                case shapes.Stop(replica_id, finish, reason):
+                case shapes.Stop(replica_id, finish, reason, _):
                     self.holding.stop(replica_id, finish, reason, now)
                 case shapes.Complete(endpoint_id, version):
                     log.info("update_completed", endpoint_id=endpoint_id, config_version=version)
@@ -263,23 +340,36 @@ class Controller:
             if entity.id == entity_id
         )
 
-    def _order(self, row: replica_state.Replica, fresh: bool) -> local.Order:
+    def _order(
+        self, row: replica_state.Replica, fresh: bool, gpus: tuple[int, ...]
+    ) -> orders.Order:
         endpoint, entity = self._definition(row.served_entity_id)
+        log_path = orders.log_path(self.settings, endpoint, entity.name, row.id)
+        spec = {**self._spec(entity.id), "socket": row.socket, "log": str(log_path), "gpus": gpus}
         prepared = self.preparations.ready(entity.id)
-        log_path = local.log_path(self.settings, endpoint, entity.name, row.id)
-        spec = {
+        variables = prepared.variables
+        return orders.Order(row.id, prepared.python, spec, variables, log_path, fresh, gpus)
+
+    def _template_order(self, entity_id: str) -> orders.Order:
+        endpoint, entity = self._definition(entity_id)
+        log_path = orders.template_log_path(self.settings, endpoint, entity.name)
+        prepared = self.preparations.ready(entity_id)
+        spec = {**self._spec(entity_id), "socket": "", "log": str(log_path)}
+        return orders.Order("", prepared.python, spec, prepared.variables, log_path, False)
+
+    def _spec(self, entity_id: str) -> dict[str, object]:
+        """What every process of an entity is told, whatever it listens on and writes to."""
+        endpoint, entity = self._definition(entity_id)
+        return {
             "endpoint": endpoint,
             "entity": entity.name,
             "served_entity_id": entity.id,
-            "socket": row.socket,
-            "model_path": str(prepared.folder),
+            "model_path": str(self.preparations.ready(entity_id).folder),
             "feature_spec": None,
             "snapshots_dir": str(self.settings.snapshots_dir),
             "batch": wanted.batch(entity.definition),
             "max_batch": 64,
-            "log": str(log_path),
         }
-        return local.Order(row.id, prepared.python, spec, prepared.variables, log_path, fresh)
 
     async def _started(self, replica_id: str, process: processes.Identity) -> None:
         try:

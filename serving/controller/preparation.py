@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from capture import database, errors, logline
 from capture.settings import Settings
 from serving import registry, state, vault
-from serving.controller import environments, shapes
+from serving.controller import building, environments, shapes
 
 log = logline.logger(__name__)
 
@@ -27,10 +28,18 @@ class Prepared:
 
 
 class Preparations:
-    """One per wanted entity. `done` is called in the event loop at every end."""
+    """One per wanted entity. `done` is called in the event loop at every end; `imported` waits for
+    an interpreter's imports."""
 
-    def __init__(self, settings: Settings, engine: sa.Engine, done: Callable[[], None]) -> None:
-        self.settings, self.engine, self.done = settings, engine, done
+    def __init__(
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        done: Callable[[], None],
+        imported: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.settings, self.engine, self.done, self.imported = settings, engine, done, imported
+        self._proving: dict[str, str] = {}
         self._seen: dict[str, shapes.Preparation] = {}
         self._ready: dict[str, Prepared] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -42,6 +51,10 @@ class Preparations:
     def ready(self, entity_id: str) -> Prepared:
         """What a finished preparation gave."""
         return self._ready[entity_id]
+
+    def pythons(self) -> set[str]:
+        """The interpreters that entities run in, or will."""
+        return {*self._proving.values(), *(each.python for each in self._ready.values())}
 
     def keep(self, entity_ids: Collection[str]) -> None:
         """Forget those of entities that nobody wants any more."""
@@ -63,8 +76,15 @@ class Preparations:
         def say(stage: str) -> None:
             loop.call_soon_threadsafe(self._say, entity.id, stage)
 
+        async def proven(python: str) -> None:
+            self._proving[entity.id] = python
+            await self.imported(python)
+
+        def prove(python: str) -> Future[None]:
+            return asyncio.run_coroutine_threadsafe(proven(python), loop)
+
         try:
-            prepared = await asyncio.to_thread(self._prepared, entity, say)
+            prepared = await asyncio.to_thread(self._prepared, entity, say, prove)
         except Exception as error:  # noqa: BLE001 - whatever it is, this entity cannot start
             log.warning("preparation_failed", entity=entity.name, reason=str(error))
             told = str(error) or type(error).__name__
@@ -80,11 +100,14 @@ class Preparations:
 
     def _end(self, entity_id: str, found: shapes.Preparation) -> None:
         del self._tasks[entity_id]
+        self._proving.pop(entity_id, None)
         if entity_id in self._seen:
             self._seen[entity_id] = found
         self.done()
 
-    def _prepared(self, entity: state.WantedEntity, say: Callable[[str], None]) -> Prepared:
+    def _prepared(
+        self, entity: state.WantedEntity, say: Callable[[str], None], prove: building.Prove
+    ) -> Prepared:
         definition = entity.definition
         variables = self._variables(definition.get("environment_vars") or {})
         mode = environments.mode(variables.pop(environments.MODE_VARIABLE, "auto"))
@@ -95,6 +118,7 @@ class Preparations:
             self.settings.environments_dir,
             self.settings.deployment_timeout_seconds,
             say,
+            prove,
         )
         return Prepared(folder, python, variables)
 

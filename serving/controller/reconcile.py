@@ -8,7 +8,7 @@ Rules, in the order in which `reconcile` applies them:
 - A READY replica that neither answers nor uses the processor for `freeze_seconds` is frozen; one
   whose model does not return for `predict_seconds`, or that is over its memory limit, is of no more
   use. All three are ended and count as failures. From `memory_retire_share` of the limit on, a
-  replica is replaced, the new one first.
+  replica is replaced, the new one first; from `memory_hold_share` on requests wait for that one.
 - A failing entity that never answered fails its update, at once and with its last log lines. One
   that has answered before is restarted after 0.1 s, doubling to 30 s, less the time that it had
   worked; 60 s of good work reset this. One that could not even load is started without a zygote.
@@ -19,6 +19,8 @@ Rules, in the order in which `reconcile` applies them:
 - A pending configuration is completed when each of its entities has a READY replica, has been
   READY since it became pending and sleeps, or serves in the active configuration already: an old
   entity that is restarting must not hold up the roll-back that takes its traffic away.
+- A replica that takes GPUs is started once as many are free; until then its entity waits and says
+  for what, and its update neither fails nor ends.
 - What no configuration names any more drains: first the gateways stop sending, `settle_seconds`
   later the process is asked to finish what it holds and end. What never served is ended at once.
 """
@@ -27,6 +29,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from serving import contract
 from serving.controller import shapes
 
 
@@ -42,6 +45,7 @@ def reconcile(
     remembered: dict[str, shapes.Memory] = {}
     wanted: set[str] = set()
     by_entity: dict[str, list[shapes.Replica]] = {}
+    devices = _Devices(observed.gpus, observed.free_gpus)
     for replica in observed.replicas:
         by_entity.setdefault(replica.entity_id, []).append(replica)
     for endpoint in endpoints:
@@ -49,7 +53,8 @@ def reconcile(
         wanted.update(entities)
         own: list[shapes.Step] = []
         for entity in entities.values():
-            turn = _Turn(endpoint, entity, by_entity.get(entity.id, []), observed, limits, now)
+            own_replicas = by_entity.get(entity.id, [])
+            turn = _Turn(endpoint, entity, own_replicas, observed, devices, limits, now)
             known = memory.get(entity.id) or _first_sight(turn)
             remembered[entity.id] = turn.run(known)
             own.extend(turn.steps)
@@ -59,6 +64,24 @@ def reconcile(
         if replica.entity_id not in wanted:
             steps.extend(_retire(replica, replica.endpoint_id in known_endpoints, limits))
     return shapes.Plan(tuple(steps), remembered)
+
+
+def is_restless(observed: shapes.Observed, plan: shapes.Plan, now: float) -> bool:
+    """Whether anything may need a step within a moment, so that the next look must come soon."""
+    return (
+        bool(plan.steps)
+        or any(
+            one.state != shapes.READY or not one.alive or one.silent_seconds > 0 or one.growing
+            for one in observed.replicas
+        )
+        or any(
+            # Not of entities that are gone: what a gateway said of them last stays written.
+            (one.waiting or one.in_flight) and entity_id in plan.memory
+            for entity_id, one in observed.demand.items()
+        )
+        or any(one.stage == "working" for one in observed.preparations.values())
+        or any(one.retry_at > now for one in plan.memory.values())
+    )
 
 
 def backoff_seconds(failures: int, limits: shapes.Limits) -> float:
@@ -92,6 +115,19 @@ def _served_before(endpoint: shapes.Endpoint) -> set[str]:
     return {entity.id for entity in endpoint.active}
 
 
+class _Devices:
+    """The GPUs that are left to this turn's starts."""
+
+    def __init__(self, present: int, free: int) -> None:
+        self.present, self.free = present, free
+
+    def take(self, each: int, wanted: int) -> int:
+        """How many of the wanted replicas get theirs; each: GPUs of one."""
+        fitting = min(wanted, self.free // each) if each else wanted
+        self.free -= fitting * each
+        return fitting
+
+
 class _Turn:
     """One entity in one turn: collects its steps."""
 
@@ -101,9 +137,11 @@ class _Turn:
         entity: shapes.Entity,
         replicas: Sequence[shapes.Replica],
         observed: shapes.Observed,
+        devices: _Devices,
         limits: shapes.Limits,
         now: float,
     ) -> None:
+        self.devices, self.waits_for = devices, ""
         self.endpoint, self.entity, self.limits, self.now = endpoint, entity, limits, now
         self.replicas = replicas
         self.preparation = observed.preparations.get(entity.id)
@@ -131,7 +169,7 @@ class _Turn:
         """Sort a replica, or end it and remember the failure."""
         trouble = self._trouble(replica)
         if trouble is not None:
-            self.steps.append(shapes.Stop(replica.id, finish=False, reason=trouble))
+            self.steps.append(shapes.Stop(replica.id, False, trouble, kill=replica.alive))
             blameless = replica.found_dead or replica.state == shapes.DRAINING
             return memory if blameless else self._failed(memory, trouble, replica)
         if replica.state == shapes.DRAINING:
@@ -223,6 +261,10 @@ class _Turn:
         if memory.failed is not None:
             return memory
         target = self.target(memory)
+        replaced = len(self.serving) >= target
+        for replica in self.retiring:
+            if replaced or replica.memory_share >= self.limits.memory_hold_share:
+                self.steps.append(shapes.Drain(replica.id))
         missing = target - len(self.serving) - len(self.starting)
         if missing > 0:
             return self._start(missing, memory)
@@ -230,7 +272,6 @@ class _Turn:
         for surplus in self.serving[target:]:
             self.steps.append(shapes.Drain(surplus.id))
         if len(self.serving) >= target:
-            self.steps.extend(shapes.Drain(replica.id) for replica in self.retiring)
             surplus_starts = self.starting[max(0, target - len(self.serving)) :]
             self.steps.extend(
                 shapes.Stop(replica.id, finish=False, reason="not needed any more")
@@ -252,7 +293,10 @@ class _Turn:
             start = shapes.Start(
                 endpoint.id, entity.id, entity.replica_concurrency, memory.stillborn
             )
-            self.steps.extend([start] * missing)
+            fitting = self.devices.take(entity.gpus, missing)
+            self.steps.extend([start] * fitting)
+            if fitting < missing:
+                self.waits_for = _device_wanted(entity, self.devices.present)
         return memory
 
     def _described(self, memory: shapes.Memory) -> shapes.State:
@@ -266,6 +310,9 @@ class _Turn:
             return shapes.State(shapes.DEPLOYMENT_READY, "Ready")
         if not memory.awake:
             return shapes.State(shapes.DEPLOYMENT_READY, "Scaled to zero")
+        if self.waits_for:
+            known = shapes.DEPLOYMENT_RECOVERING if memory.proven else shapes.DEPLOYMENT_CREATING
+            return shapes.State(known, self.waits_for)
         if memory.trouble:
             return shapes.State(shapes.DEPLOYMENT_RECOVERING, f"Restarting. {memory.trouble}")
         if memory.proven and entity.scale_to_zero:
@@ -279,6 +326,18 @@ class _Turn:
     def _mark(self, state: shapes.State) -> None:
         if state != self.state:
             self.steps.append(shapes.Mark(self.endpoint.id, self.entity.id, state))
+
+
+def _device_wanted(entity: shapes.Entity, present: int) -> str:
+    """What an entity waits for, said so that its owner knows what to change."""
+    needed = "1 GPU" if entity.gpus == 1 else f"{entity.gpus} GPUs"
+    if present < entity.gpus:
+        found = f"this machine has {present or 'none'}"
+        return (
+            f"{contract.WAITING_FOR_DEVICE}: {entity.workload} takes {needed}, {found}; change "
+            "workload_type or delete the endpoint."
+        )
+    return f"{contract.WAITING_FOR_DEVICE}: {entity.workload} takes {needed}; others use them."
 
 
 def _changed(memory: shapes.Memory, **values: Any) -> shapes.Memory:

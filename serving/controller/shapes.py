@@ -29,6 +29,7 @@ class Limits:
     scale_out_seconds: float = 3
     scale_in_seconds: float = 60
     memory_retire_share: float = 0.8
+    memory_hold_share: float = 0.9
     memory_growth_share: float = 0.1
 
 
@@ -36,7 +37,8 @@ class Limits:
 class Entity:
     """A served entity as the controller sees it. Replica numbers, not units of concurrency.
 
-    `asked_replicas`: what its maximum concurrency would need; `max_replicas`: what fits here.
+    `asked_replicas`: what its maximum concurrency would need; `max_replicas`: what fits here;
+    `gpus`: devices that each replica takes, of which the workload type `workload` tells.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Entity:
     replica_concurrency: int = 4
     scale_to_zero: bool = False
     needs_replicas: bool = True
+    gpus: int = 0
+    workload: str = "CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class Replica:
     `alive`: its process runs; `found_dead`: it did not when this controller first looked.
     `answered`: a probe was answered. `seconds`: time in its present state. `silent_seconds`: since
     it last answered or used the processor. `predicting_seconds`: since its model was called.
-    `memory_share`: of its limit; `memory_share_at_ready`: the same when it became READY.
+    `memory_share`: of its limit; `memory_share_at_ready`: the same when it became READY; `growing`:
+    it took much more since the last look.
     `last_lines`: end of its log, filled in when it is dead.
     """
 
@@ -85,6 +90,7 @@ class Replica:
     predicting_seconds: float = 0
     memory_share: float = 0
     memory_share_at_ready: float = 0
+    growing: bool = False
     last_lines: str = ""
 
 
@@ -115,12 +121,14 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything seen in this turn; mappings by served entity id."""
+    """Everything seen in this turn; mappings by served entity id. `gpus`: of this machine."""
 
     replicas: Sequence[Replica] = ()
     preparations: Mapping[str, Preparation] = dataclasses.field(default_factory=dict)
     demand: Mapping[str, Demand] = dataclasses.field(default_factory=dict)
     states: Mapping[str, State] = dataclasses.field(default_factory=dict)
+    gpus: int = 0
+    free_gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +188,13 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the process. `finish`: after what it holds, otherwise at once."""
+    """End the process. `finish`: after what it holds, otherwise at once. `kill`: without asking it
+    first, for it does harm or cannot hear."""
 
     replica_id: str
     finish: bool
     reason: str
+    kill: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from serving import contract, state
-from serving.controller import shapes
+from serving.controller import devices, shapes
 
 GIB = 1 << 30
 MEMORY_BYTES = {"CPU": 4 * GIB, "CPU_MEDIUM": 8 * GIB}
@@ -40,6 +40,8 @@ def entity(definition: Mapping[str, object], cores: int) -> shapes.Entity:
         replica_concurrency=each,
         scale_to_zero=bool(definition.get("scale_to_zero_enabled")),
         needs_replicas=contract.kind(definition) == "custom",
+        gpus=devices.needed(definition.get("workload_type")),
+        workload=str(definition.get("workload_type") or "CPU"),
     )
 
 

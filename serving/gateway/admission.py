@@ -1,8 +1,9 @@
 """May a request come in now, and for how long may it wait? Pure: `now` is monotonic seconds."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from capture import errors
 
@@ -35,41 +36,57 @@ class Bucket:
         self._left -= 1
 
 
+class Counted(NamedTuple):
+    """A rate limit as it counts one caller's calls; equal where calls are counted together."""
+
+    endpoint_id: str
+    whose: str  # in words
+    calls: int
+    period: str
+
+
+def counted(
+    endpoint_id: str, limits: Sequence[Mapping[str, Any]], user: str
+) -> tuple[Counted, ...]:
+    """The limits of an endpoint that count a user's calls."""
+    return tuple(
+        Counted(endpoint_id, whose, int(limit["calls"]), limit.get("renewal_period") or "minute")
+        for limit in limits
+        if (whose := _counted(limit, user)) is not None and limit.get("calls") is not None
+    )
+
+
 class RateLimits:
     """The rate limits of one gateway, by endpoint and by what each limit counts. A bucket lives on
     as long as its limit does not change, whatever else of the endpoint changes."""
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, str, int, float], Bucket] = {}
+        # By use, the one unused for longest first (as in access.FailedLogins).
+        self._buckets: OrderedDict[Counted, Bucket] = OrderedDict()
 
-    def admit(
-        self, endpoint_id: str, limits: Sequence[Mapping[str, Any]], user: str, now: float
-    ) -> None:
+    def admit(self, limits: Sequence[Counted], now: float) -> None:
         """Count one call, against every limit or against none.
 
         Raises RequestLimitExceeded, with the time after which a call will pass."""
         taken = []
         for limit in limits:
-            counted = _counted(limit, user)
-            if counted is None or limit.get("calls") is None:
-                continue
-            calls = int(limit["calls"])
-            period = limit.get("renewal_period") or "minute"
-            seconds = PERIOD_SECONDS.get(period, 60.0)
-            bucket = self._bucket((endpoint_id, counted, calls, seconds), now)
+            bucket = self._bucket(limit, now)
             wait = bucket.wait_seconds(now)
             if wait > 0:
-                raise _over(calls, period, counted, wait)
+                raise _over(limit, wait)
             taken.append(bucket)
         for bucket in taken:
             bucket.take()
 
-    def _bucket(self, key: tuple[str, str, int, float], now: float) -> Bucket:
-        found = self._buckets.pop(key, None) or Bucket(key[2], key[3], now)
-        # Insertion order is order of use: the first is the one unused for longest.
-        self._buckets[key] = found
-        if len(self._buckets) > MOST_BUCKETS:
-            del self._buckets[next(iter(self._buckets))]
+    def _bucket(self, key: Counted, now: float) -> Bucket:
+        found = self._buckets.get(key)
+        if found is None:
+            seconds = PERIOD_SECONDS.get(key.period, 60.0)
+            found = self._buckets[key] = Bucket(key.calls, seconds, now)
+            if len(self._buckets) > MOST_BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
         return found
 
 
@@ -84,8 +101,10 @@ def _counted(limit: Mapping[str, Any], user: str) -> str | None:
     return "this endpoint" if key == "endpoint" else None
 
 
-def _over(calls: int, period: str, counted: str, wait_seconds: float) -> errors.InferlakeError:
-    refusal = errors.RequestLimitExceeded(f"{calls} calls per {period} for {counted}.")
+def _over(limit: Counted, wait_seconds: float) -> errors.InferlakeError:
+    refusal = errors.RequestLimitExceeded(
+        f"{limit.calls} calls per {limit.period} for {limit.whose}."
+    )
     refusal.retry_after = 60 if math.isinf(wait_seconds) else max(1, math.ceil(wait_seconds))
     return refusal
 

@@ -21,8 +21,9 @@ _CONTENT_TYPES = {
 def request_number(time_ns: int, source: random.Random) -> int:
     """A UUIDv7 as a number: 48 bits of unix ms, version, 12 random bits, variant, 62 random bits
     (names.uuid7, without an object per request)."""
-    high = (time_ns // 1_000_000 << 16) | 0x7000 | source.getrandbits(12)
-    return high << 64 | 0x8000000000000000 | source.getrandbits(62)
+    bits = source.getrandbits(74)
+    high = (time_ns // 1_000_000 << 16) | 0x7000 | bits >> 62
+    return high << 64 | 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
 
 
 def named(target: bytes) -> tuple[str, str | None]:
@@ -86,6 +87,7 @@ class _ClientId(msgspec.Struct):
 
 NO_SIDES = Sides()
 _decode_sides = msgspec.json.Decoder(Sides).decode
+_decode_usage = msgspec.json.Decoder(dict[str, str]).decode
 _decode_client_id = msgspec.json.Decoder(_ClientId).decode
 
 
@@ -101,6 +103,12 @@ def sides(body: bytes) -> Sides:
         return Sides(_decode_client_id(body).client_request_id)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return NO_SIDES
+
+
+def check_usage(received: bytes) -> None:
+    """Raises ValidationError if a usage context, as a worker answers it, is no JSON of texts by
+    text."""
+    _decode_usage(received)
 
 
 def checked_usage(usage: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -19,6 +19,8 @@ from serving.gateway import replicas
 log = logline.logger(__name__)
 
 POLL_SECONDS = 0.05
+# While a request waits for an entity without replicas: one from a template is there in 0.03 s.
+EAGER_POLL_SECONDS, EAGER_SECONDS = 0.005, 2.0
 PAUSE_AFTER_ERROR_SECONDS = 0.5
 LEAST_DEMAND_SECONDS = 0.02  # at most this often in a burst of arrivals for a sleeping entity
 
@@ -47,6 +49,7 @@ class Clerk:
         self._stopped = False
         self._offered: Sequence[replicas.Load] | None = None
         self._urgent = False
+        self._eager_until = 0.0
         self._written: dict[str, replicas.Load] = {}
         self._watch: changes_state.Watch | None = None
         self._failing = False
@@ -64,6 +67,7 @@ class Clerk:
         self._offered = loads
         if urgent:
             self._urgent = True
+            self._eager_until = time.monotonic() + EAGER_SECONDS
             self._wake.set()
 
     def poke(self) -> None:
@@ -94,7 +98,8 @@ class Clerk:
                 self._failing = True
                 self._forget_watch()
                 time.sleep(PAUSE_AFTER_ERROR_SECONDS)
-            self._wake.wait(POLL_SECONDS)
+            eager = time.monotonic() < self._eager_until
+            self._wake.wait(EAGER_POLL_SECONDS if eager else POLL_SECONDS)
             self._wake.clear()
         self._forget_watch()
 

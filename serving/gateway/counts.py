@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from serving import exposition
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 MINUTE = 60
 
@@ -111,27 +113,35 @@ class Counts:
         lines = ["# TYPE inferlake_requests_total counter"]
         for key, found in self.by_entity.items():
             lines += [
-                _sample("inferlake_requests_total", count, _labels(key) | {"code": str(status)})
+                exposition.sample(
+                    "inferlake_requests_total",
+                    count,
+                    exposition.labels(key) | {"code": str(status)},
+                )
                 for status, count in found.codes.items()
             ]
         lines.append("# TYPE inferlake_refused_requests_total counter")
         lines += [
-            _sample("inferlake_refused_requests_total", count, {"code": str(status)})
+            exposition.sample("inferlake_refused_requests_total", count, {"code": str(status)})
             for status, count in self.refused.items()
         ]
         lines += self._histograms("inferlake_request_seconds", lambda found: found.request, 1)
         lines += self._histograms("inferlake_queue_seconds", lambda found: found.queue, 1)
         lines += self._histograms("inferlake_model_seconds", lambda found: found.model, 1)
         for name, values in by_entity.items():
-            lines += _gauge(name, values)
+            lines += exposition.gauge(name, values)
         lines.append("# TYPE inferlake_unlogged_requests_total counter")
         lines += [
-            _sample("inferlake_unlogged_requests_total", count, {"table": table})
+            exposition.sample("inferlake_unlogged_requests_total", count, {"table": table})
             for table, count in self.unlogged.items()
         ]
         lines.append("# TYPE inferlake_shadow_copies_total counter")
         lines += [
-            _sample("inferlake_shadow_copies_total", count, _labels(key) | {"outcome": outcome})
+            exposition.sample(
+                "inferlake_shadow_copies_total",
+                count,
+                exposition.labels(key) | {"outcome": outcome},
+            )
             for key, outcomes in self.copies.items()
             for outcome, count in outcomes.items()
         ]
@@ -140,14 +150,16 @@ class Counts:
     def export(self, endpoint: str, concurrency: Mapping[Key, float], second: int) -> str:
         """One endpoint, in the names of the contract: counts of the last minute, times in ms."""
         mine = {key: found for key, found in self.by_entity.items() if key.endpoint == endpoint}
-        lines = _gauge("provisioned_concurrent_requests_total", concurrency)
+        lines = exposition.gauge("provisioned_concurrent_requests_total", concurrency)
         minutes: tuple[tuple[str, Callable[[EntityCounts], LastMinute]], ...] = (
             ("request_count_total", lambda found: found.minute),
             ("request_4xx_count_total", lambda found: found.minute_4xx),
             ("request_5xx_count_total", lambda found: found.minute_5xx),
         )
         for name, of in minutes:
-            lines += _gauge(name, {key: of(found).total(second) for key, found in mine.items()})
+            lines += exposition.gauge(
+                name, {key: of(found).total(second) for key, found in mine.items()}
+            )
         histograms: tuple[tuple[str, Callable[[EntityCounts], Histogram]], ...] = (
             ("request_latency_ms", lambda found: found.request),
             ("model_prediction_latency_ms", lambda found: found.model),
@@ -168,26 +180,13 @@ class Counts:
         for key, found in self.by_entity.items():
             if endpoint not in (None, key.endpoint):
                 continue
-            histogram, labels, total = part(found), _labels(key), 0
+            histogram, labels, total = part(found), exposition.labels(key), 0
             bounds = [f"{bound * per_second:g}" for bound in SECONDS]
             for bound, count in zip((*bounds, "+Inf"), histogram.counts, strict=True):
                 total += count
-                lines.append(_sample(f"{name}_bucket", total, labels | {"le": bound}))
-            lines.append(_sample(f"{name}_sum", histogram.sum_seconds * per_second, labels))
-            lines.append(_sample(f"{name}_count", total, labels))
+                lines.append(exposition.sample(f"{name}_bucket", total, labels | {"le": bound}))
+            lines.append(
+                exposition.sample(f"{name}_sum", histogram.sum_seconds * per_second, labels)
+            )
+            lines.append(exposition.sample(f"{name}_count", total, labels))
         return lines
-
-
-def _gauge(name: str, values: Mapping[Key, float]) -> list[str]:
-    samples = [_sample(name, value, _labels(key)) for key, value in values.items()]
-    return [f"# TYPE {name} gauge", *samples]
-
-
-def _labels(key: Key) -> dict[str, str]:
-    return {"endpoint_name": key.endpoint, "served_entity_name": key.entity}
-
-
-def _sample(name: str, value: float, labels: Mapping[str, str]) -> str:
-    # Names of endpoints and entities hold letters, digits, '_' and '-' only: nothing to escape.
-    inside = ",".join(f'{label}="{text}"' for label, text in labels.items())
-    return f"{name}{{{inside}}} {value}" if inside else f"{name} {value}"

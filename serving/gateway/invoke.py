@@ -6,6 +6,7 @@ the endpoint's log *before* its reply goes out; rows of one turn are written tog
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,40 +15,28 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from capture import errors, logline, meters, rows, wal
+from capture import errors, exchanges, logline, meters, rows, wal
 from capture.settings import Settings
 from serving import access, state, wire
-from serving.gateway import admission, bodies, clerk, counts, replicas, routing, shadows, twin
+from serving.gateway import (
+    admission,
+    bodies,
+    clerk,
+    counts,
+    heads,
+    recent,
+    recorded,
+    replicas,
+    routing,
+    shadows,
+    twin,
+)
 
 log = logline.logger(__name__)
 
 TICK_SECONDS = 0.05
 TICKS_PER_EXPIRE, TICKS_PER_DEMAND = 5, 20
-MOST_RECENT_IDS = 200_000
 DAY_NS = 86_400_000_000_000
-
-
-class RecentIds:
-    """Ids of requests logged since the start, at least the `most` newest: whether labels that come
-    in belong to something, before it is committed."""
-
-    def __init__(self, most: int = MOST_RECENT_IDS) -> None:
-        self._most = most
-        # Two sets, the older one dropped whole: to forget ids one by one costs more than to add.
-        self._newer: set[str] = set()
-        self._older: set[str] = set()
-
-    def add(self, request_id: str) -> None:
-        """Note a client's or our own id of a logged request."""
-        self._newer.add(request_id)
-        if len(self._newer) >= self._most:
-            self._newer, self._older = set(), self._newer
-
-    def __contains__(self, request_id: object) -> bool:
-        return request_id in self._newer or request_id in self._older
-
-    def __len__(self) -> int:
-        return len(self._newer) + len(self._older)
 
 
 class DataPlane:
@@ -56,13 +45,16 @@ class DataPlane:
     def __init__(self, settings: Settings, log: wal.Log, engine: sa.Engine) -> None:
         self.settings = settings
         self.log = log
+        self.cap_bytes = settings.payload_cap_bytes
         self.door = access.Door(
             _revealed(settings.admin_token),
             _revealed(settings.service_token),
             settings.failed_logins_per_minute,
         )
         self.counts = counts.Counts()
-        self.recent_client_ids = RecentIds()
+        self.heads = heads.Heads()
+        self.contexts = recorded.Contexts()
+        self.recent_ids = recent.RecentIds()
         self._version, snapshot = clerk.read_snapshot(engine)
         self.table = routing.table(snapshot)
         self.limits = admission.RateLimits()
@@ -115,6 +107,7 @@ class DataPlane:
         if version < self._version:
             return  # read before the one that came in between
         self._version, self.table = version, table
+        self.heads.forget()
         self.lines.apply(entity for _, entity in table.entities())
 
     async def close(self) -> None:
@@ -195,6 +188,34 @@ class DataPlane:
                 self._content_types[header] = found
         return found
 
+    def permit(self, request: twin.Request, now_ms: int) -> heads.Permit:
+        """Who asks, and what; remembered with the head. now_ms: unix ms. Raises the error of the
+        first that refuses: token, endpoint, grant."""
+        head, table = request.head, self.table
+        found = head.permit
+        if found is not None and found.table is table and now_ms < found.until_ms:
+            return found
+        authorization = head.headers.get(b"authorization")
+        caller = self.door.caller(
+            None if authorization is None else authorization.decode("latin-1"),
+            request.peer,
+            table.snapshot,
+            now_ms,
+            self.now(),
+        )
+        name, entity_name = table.targets.get(head.target) or bodies.named(head.target)
+        route = table.routes.get(name)
+        if route is None:
+            raise errors.DoesNotExist(f"Endpoint '{name[:200]}' does not exist.")
+        access.require(caller, route.endpoint.id, name, "CAN_QUERY", table.snapshot)
+        token = table.snapshot.tokens.get(caller.token_id or "")
+        until_ms = math.inf if token is None or token.expires_ms is None else token.expires_ms
+        limits = admission.counted(route.endpoint.id, route.endpoint.rate_limits, caller.user)
+        head.permit = heads.Permit(table, until_ms, limits, caller, route, entity_name, {})
+        if head.raw:
+            self.heads.keep(head)
+        return head.permit
+
     def now(self) -> float:
         """The loop's time."""
         return self._loop.time()
@@ -226,19 +247,7 @@ class DataPlane:
 
     def _flush(self) -> None:
         finished, self._finished = self._finished, []
-        groups: dict[int, list[tuple[Call, rows.Payload]]] = {}
-        for call in finished:
-            if call.capture is None:
-                continue
-            try:
-                row = call.row()
-            except Exception as error:  # noqa: BLE001  one request's fault is not its neighbours'
-                call.fail(error)
-                continue
-            if row is not None:
-                groups.setdefault(id(call.capture), []).append((call, row))
-        for group in groups.values():
-            self._log(group)
+        self._record(finished)
         self._note_usage([call for call in finished if call.is_tracked])
         for call in finished:
             try:
@@ -246,30 +255,59 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001  one client's connection, not the others'
                 log.error("reply_failed", request=call.request_id, error=str(error))
 
-    def _log(self, group: "list[tuple[Call, rows.Payload]]") -> None:
-        """Write rows of one table; requests whose row cannot be written are refused instead."""
-        capture = group[0][0].capture
-        assert capture is not None  # it is what made them rows
+    def _record(self, finished: "list[Call]") -> None:
+        """Write the rows of requests, by table."""
+        if len(finished) == 1:  # as mostly, up to some hundreds a second
+            self._log(finished)
+            return
+        groups: dict[int, list[Call]] = {}
+        for call in finished:
+            groups.setdefault(id(call.capture), []).append(call)
+        for calls in groups.values():
+            self._log(calls)
+
+    def _log(self, calls: "list[Call]") -> None:
+        """Write the rows of requests of one table, or of none."""
+        capture = calls[0].capture
+        if capture is None:
+            return
+        written: list[Call] = []
+        logged: list[exchanges.Exchange] = []
+        for call in calls:
+            try:
+                exchange = call.exchange()
+            except Exception as error:  # noqa: BLE001  one request's fault is not its neighbours'
+                call.fail(error)
+                continue
+            if exchange is not None:
+                written.append(call)
+                logged.append(exchange)
+        self._append(capture, written, logged)
+
+    def _append(
+        self, capture: state.CaptureView, calls: "list[Call]", logged: list[exchanges.Exchange]
+    ) -> None:
         power = capture.acknowledgement == "power"
         try:
-            self.log.append(capture.table, "payload", [row for _, row in group], power)
-        except errors.LogFull as error:
-            self.counts.unlogged[capture.table] += len(group)
-            for call, _ in group:
-                call.replace(error)
-            return
+            self.log.append(capture.table, "payload", logged, power)
         except Exception as error:  # noqa: BLE001  a row that cannot be encoded fails alone
-            if len(group) > 1:
-                for one in group:
-                    self._log([one])
+            if len(calls) == 1 or isinstance(error, errors.LogFull):
+                self._not_logged(capture.table, calls, error)
                 return
-            self.counts.unlogged[capture.table] += 1
-            group[0][0].fail(error)
+            for call, one in zip(calls, logged, strict=True):
+                self._append(capture, [call], [one])
             return
-        for _, row in group:
-            self.recent_client_ids.add(row.databricks_request_id)
-            if row.client_request_id is not None:
-                self.recent_client_ids.add(row.client_request_id)
+        for call, one in zip(calls, logged, strict=True):
+            self.recent_ids.add(call.number, one.client_request_id)
+
+    def _not_logged(self, table: str, calls: "list[Call]", error: Exception) -> None:
+        """Requests whose row cannot be written are refused instead of answered."""
+        self.counts.unlogged[table] += len(calls)
+        for call in calls:
+            if isinstance(error, errors.LogFull):
+                call.replace(error)
+            else:
+                call.fail(error)
 
     def _note_usage(self, tracked: "list[Call]") -> None:
         """Write the usage of requests; one that cannot be written is counted, and answered all the
@@ -317,9 +355,9 @@ class Call:
     """One request on its way. States: admitted -> dispatched -> finished -> sent, or cancelled."""
 
     __slots__ = (
-        "_answer", "_ask", "_begun", "_body", "_caller", "_choice", "_content_type",
-        "_entity_name", "_error", "_headers", "_id", "_number", "_plane", "_reply", "_request",
-        "_response", "_route", "_source", "_status", "_time_ns", "capture",
+        "_answer", "_ask", "_begun", "_body", "_caller", "_choice", "_content_type", "_contexts",
+        "_entity_name", "_error", "_headers", "_id", "_plane", "_reply", "_request",
+        "_response", "_route", "_source", "_status", "_time_ns", "capture", "number",
     )  # fmt: skip
 
     def __init__(
@@ -330,13 +368,14 @@ class Call:
         self._plane = plane
         self._request = request
         self._reply: Callable[[twin.Reply], None] | None = reply
-        self._number = bodies.request_number(self._time_ns, plane.random)
+        self.number = bodies.request_number(self._time_ns, plane.random)
         self._body = request.body
         self._headers: dict[bytes, bytes] = {}
         self._caller: access.Caller | None = None
         self._route: routing.Route | None = None
         self._choice: routing.Choice | None = None
         self._entity_name: str | None = None
+        self._contexts: dict[str | None, bytes] = {}
         self._content_type = wire.JSON
         self._ask: replicas.Ask | None = None
         self._answer: wire.Answer | None = None
@@ -352,37 +391,23 @@ class Call:
     def admit(self) -> None:
         """Token, endpoint, grant, limits, encoding of the body. Raises the error of the first that
         refuses."""
-        plane, request, table = self._plane, self._request, self._plane.table
-        self._headers = headers = dict(request.headers)
-        now = plane.now()
-        authorization = headers.get(b"authorization")
-        self._caller = caller = plane.door.caller(
-            None if authorization is None else authorization.decode("latin-1"),
-            request.peer,
-            table.snapshot,
-            self._time_ns // 1_000_000,
-            now,
-        )
-        endpoint_name, self._entity_name = table.targets.get(request.target) or bodies.named(
-            request.target
-        )
-        route = table.routes.get(endpoint_name)
-        if route is None:
-            raise errors.DoesNotExist(f"Endpoint '{endpoint_name[:200]}' does not exist.")
-        endpoint = route.endpoint
-        access.require(caller, endpoint.id, endpoint.name, "CAN_QUERY", table.snapshot)
-        self._route, self.capture = route, endpoint.capture
+        plane, request = self._plane, self._request
+        self._headers = headers = request.head.headers
+        permit = plane.permit(request, self._time_ns // 1_000_000)
+        _, _, limits, self._caller, self._route, self._entity_name, self._contexts = permit
+        endpoint = permit.route.endpoint
+        self.capture = endpoint.capture
         if endpoint.stopped:
             raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
         if self.capture is not None or endpoint.usage:
             plane.check_log()
-        if endpoint.rate_limits:
-            plane.limits.admit(endpoint.id, endpoint.rate_limits, caller.user, now)
+        if limits:
+            plane.limits.admit(limits, plane.now())
         self._body = bodies.decoded(
             request.body, headers.get(b"content-encoding"), plane.settings.max_body_bytes
         )
         self._content_type = plane.content_type(headers.get(b"content-type", b""))
-        self._choice = self._chosen(route)
+        self._choice = self._chosen(permit.route)
 
     def _chosen(self, route: routing.Route) -> routing.Choice:
         endpoint, entity_name = route.endpoint, self._entity_name
@@ -428,7 +453,7 @@ class Call:
             raise errors.NotImplementedHere("External models are not offered yet.")
         now = plane.now()
         self._ask = replicas.Ask(
-            self._number & 0xFFFFFFFFFFFFFFFF, self._body, self._content_type, self._answered, now
+            self.number & 0xFFFFFFFFFFFFFFFF, self._body, self._content_type, self._answered, now
         )
         line = plane.lines.line(entity.id)
         line.submit(self._ask, now, self._time_ns // 1_000_000)
@@ -457,7 +482,7 @@ class Call:
             route = self._plane.table.routes.get(name)
             if route is None:
                 raise errors.DoesNotExist(f"Endpoint '{name}' does not exist.")
-            self._route, self.capture = route, route.endpoint.capture
+            self._route, self.capture, self._contexts = route, route.endpoint.capture, {}
             self._choice = self._chosen(route)
             self.dispatch()
         except errors.InferlakeError as error:
@@ -505,7 +530,7 @@ class Call:
     def request_id(self) -> str:
         """The request's id, a UUIDv7."""
         if self._id is None:
-            text = f"{self._number:032x}"
+            text = f"{self.number:032x}"
             self._id = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
         return self._id
 
@@ -518,16 +543,16 @@ class Call:
         if reply is None:
             return
         request_id = self.request_id.encode()
-        headers = [
+        headers = b"%bx-request-id: %b\r\ndatabricks-request-id: %b\r\n" % (
             twin.JSON_HEADER,
-            (b"x-request-id", request_id),
-            (b"databricks-request-id", request_id),
-        ]
+            request_id,
+            request_id,
+        )
         if self._choice is not None:
-            headers.append((b"served-model-name", self._choice.entity.name.encode()))
+            headers += b"served-model-name: %b\r\n" % self._choice.entity.name.encode()
         if self._status in (429, 503):
             retry_after = (self._error.retry_after if self._error else None) or 1
-            headers.append((b"retry-after", b"%d" % retry_after))
+            headers += b"retry-after: %d\r\n" % retry_after
         reply(twin.Reply(self._status, headers, self._response))
         if self._route is not None and self._route.endpoint.shadow is not None:
             self._copy(self._route.endpoint.shadow)
@@ -540,7 +565,7 @@ class Call:
         is_drawn = choice.share is not None and choice.entity.name != shadow.served_entity
         if self._answer is None or not is_drawn or plane.random.random() >= shadow.share:
             return
-        if capture.sampling_fraction < 1 and self.request_id not in plane.recent_client_ids:
+        if capture.sampling_fraction < 1 and not plane.recent_ids.has(self.number):
             return  # the original was left out of the record: there is nothing to compare with
         client_id, usage = self._beside()
         content_type = self._headers.get(b"content-type")
@@ -549,12 +574,11 @@ class Call:
                 endpoint=route.endpoint,
                 entity=route.by_name[shadow.served_entity],
                 capture=capture,
-                request_id=self.request_id,
-                number=self._number,
+                number=self.number,
                 time_ns=self._time_ns,
                 body=self._body,
                 content_type=self._content_type,
-                content_header=None if content_type is None else content_type.decode("latin-1"),
+                content_header=content_type,
                 client_request_id=client_id,
                 usage_context=usage,
                 requester=self._caller.user,
@@ -574,71 +598,53 @@ class Call:
         second = int(self._plane.now())
         self._plane.counts.record(key, self._status, second, total_us, queue_us, predict_us)
 
-    def row(self) -> rows.Payload | None:
-        """The row of this request; None if its endpoint records none of it."""
-        capture, route, caller = self.capture, self._route, self._caller
+    def exchange(self) -> exchanges.Exchange | None:
+        """This request as the log has it; None if its endpoint records none of it."""
+        plane, capture, route, caller = self._plane, self.capture, self._route, self._caller
         if capture is None or route is None or caller is None:
             return None
-        if capture.sampling_fraction < 1 and (
-            self._plane.random.random() >= capture.sampling_fraction
-        ):
+        fraction, choice = capture.sampling_fraction, self._choice
+        if fraction < 1 and plane.random.random() >= fraction:
             return None
-        cap = self._plane.settings.payload_cap_bytes
-        request, encoding, request_over = rows.loggable(self._body, cap)
-        response, _, response_over = rows.loggable(self._response, cap)
-        answer, choice = self._answer, self._choice
         total_us = (time.perf_counter_ns() - self._begun) // 1000
-        queue_us = features_us = predict_us = 0
-        looked_up = None
-        if answer is not None:
-            queue_us, features_us = answer.queue_us, answer.features_us
-            predict_us = answer.predict_us
-            looked_up = None if answer.looked_up is None else answer.looked_up.decode()
+        entity_id = None if choice is None else choice.entity.id
+        context = self._contexts.get(entity_id)
+        if context is None:
+            header = self._headers.get(b"content-type")
+            context = plane.contexts.of(route.endpoint, capture, choice, caller.user, header)
+            self._contexts[entity_id] = context
+        answer = self._answer or recorded.NO_ANSWER
         client_id, usage = self._beside()
-        entity = None if choice is None else choice.entity
-        content_type = self._headers.get(b"content-type")
-        return rows.Payload(
-            self._time_ns // DAY_NS,
-            self.request_id,
-            client_id,
-            self._time_ns // 1000,
+        return exchanges.exchange(
+            context,
+            self._time_ns,
+            self.number,
             self._status,
-            capture.sampling_fraction,
-            (predict_us + 500) // 1000,
-            request,
-            response or None,
-            None if entity is None else entity.id,
-            rows.error_codes(request_over, response_over),
-            caller.user,
-            route.endpoint.id,
-            None if entity is None else entity.name,
-            None if entity is None else entity.model_name,
-            None if entity is None else entity.model_version,
-            route.endpoint.config_version,
-            None if choice is None else choice.share,
-            None if choice is None else choice.split,
-            None if choice is None else choice.unit_id,
-            False,
-            looked_up,
-            usage,
+            self._body,
+            self._response,
+            plane.cap_bytes,
+            total_us,
+            answer.queue_us,
+            answer.features_us,
+            answer.predict_us,
             self._source,
-            encoding,
-            None if content_type is None else content_type.decode("latin-1"),
-            max(0, total_us - queue_us - features_us - predict_us),
-            queue_us,
-            features_us,
-            predict_us,
+            client_id,
+            None if choice is None else choice.unit_id,
+            usage,
+            answer.looked_up,
         )
 
-    def _beside(self) -> tuple[str | None, dict[str, str] | None]:
-        """The client's id and usage context, which came beside the input: the worker saw them, or
-        the body is looked at."""
+    def _beside(self) -> tuple[str | None, bytes | None]:
+        """The client's id and usage context (JSON), which came beside the input: the worker saw
+        them, or the body is looked at."""
         answer = self._answer
         if answer is not None and answer.status == 200:
-            usage = None if answer.usage_context is None else orjson.loads(answer.usage_context)
-            return answer.client_request_id, usage
+            if answer.usage_context is not None:
+                bodies.check_usage(answer.usage_context)
+            return answer.client_request_id, answer.usage_context
         sides = bodies.sides(self._body) if self._content_type == wire.JSON else bodies.NO_SIDES
-        return sides.client_request_id, bodies.checked_usage(sides.usage_context)
+        usage = bodies.checked_usage(sides.usage_context)
+        return sides.client_request_id, None if usage is None else orjson.dumps(usage)
 
     @property
     def is_tracked(self) -> bool:
@@ -664,7 +670,7 @@ class Call:
             output_token_count=None,
             input_character_count=None,
             output_character_count=None,
-            usage_context=usage_context,
+            usage_context=None if usage_context is None else orjson.loads(usage_context),
             request_streaming=False,
             served_entity_id=None if entity is None else entity.id,
             endpoint_id=self._route.endpoint.id,

@@ -1,8 +1,9 @@
 """HTTP: uvicorn's own protocol, with a short way for queries and with deadlines.
 
 A POST to a target of the route table goes from the parser to `DataPlane.handle` and back, without
-scope, task or future. Everything else goes to uvicorn, and everything unusual does: a pipelined
-request, Upgrade, Expect, HTTP/1.0. There the same `handle` answers through plain ASGI.
+scope, task or future; one whose head came before (heads.py) does without the parser, too.
+Everything else goes to uvicorn, and everything unusual does: a pipelined request, Upgrade, Expect,
+HTTP/1.0. There the same `handle` answers through plain ASGI.
 
 uvicorn never ends a client that trickles its headers or its body, nor one that does not read; here
 each phase of a connection has a deadline, checked four times a second. Limits are counted while
@@ -22,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from capture import errors, logline
-from serving.gateway import invoke, twin
+from serving.gateway import heads, invoke, twin
 
 log = logline.logger(__name__)
 
@@ -62,6 +63,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._short = False
         self._refused = False
+        self._first = b""  # the bytes that a message began with
+        self._head: heads.Head | None = None  # of the query that is coming in, once it is known
+        self._missing_bytes = 0  # of its body, where the parser does without it
         self._parts: list[bytes] = []
         self._body_bytes = self._header_bytes = self._hosts = 0
         # The query that is being answered on the short way
@@ -119,8 +123,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._refused:
             return
+        if self._missing_bytes:
+            self._more_of_body(data)
+            return
         if not self._in_message:
+            if self._begin_with_known_head(data):
+                return
             # The first bytes of a message: from here on its headers are under way.
+            self._first = data
             self._in_message = self._in_headers = True
             self._header_bytes = 0
             self._deadline = self.loop.time() + self._header_seconds
@@ -135,6 +145,41 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self._in_headers and self._header_bytes > self._max_header_bytes:
             self._refuse(errors.BadRequest(f"Headers over {self._max_header_bytes} bytes."))
+
+    def _begin_with_known_head(self, data: bytes) -> bool:
+        """Whether a query began that needs no parser: on a connection that does nothing else, its
+        head came before, and nothing comes after it."""
+        if not (self._direct and self._is_free()):
+            return False
+        head = self.plane.heads.start(data)
+        if head is None:
+            return False
+        start = len(head.raw)
+        missing = start + head.body_bytes - len(data)
+        if missing < 0:
+            return False
+        self._head, self._keep = head, True
+        if missing == 0:
+            self._deadline = 0.0
+            self._query(data[start:])
+            return True
+        self._in_message, self._missing_bytes = True, missing
+        self._parts = [data[start:]]
+        self._deadline = self.loop.time() + self._body_seconds
+        return True
+
+    def _more_of_body(self, data: bytes) -> None:
+        """Bytes of a body whose head the parser did not see."""
+        missing = self._missing_bytes
+        self._parts.append(data[:missing])
+        self._missing_bytes = max(0, missing - len(data))
+        if self._missing_bytes:
+            return
+        self._in_message = False
+        self._deadline = 0.0
+        self._query(b"".join(self._parts))
+        if len(data) > missing:
+            self.data_received(data[missing:])
 
     def on_message_begin(self) -> None:
         self._in_message = self._in_headers = True
@@ -180,12 +225,13 @@ class GatewayProtocol(HttpToolsProtocol):
                 )
             )
             return
-        if self._hosts > 1:
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
             self._refuse(errors.BadRequest("Ambiguous message framing."))
             return
         self._deadline = self.loop.time() + self._body_seconds
         if self._is_query():
             self._short = True
+            self._head = self._read_head()
         else:
             self._begin_with_uvicorn()
 
@@ -193,15 +239,30 @@ class GatewayProtocol(HttpToolsProtocol):
         parser = self.parser
         return (
             self._direct
-            and not self._busy
             and self.url in self.plane.table.targets
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and not parser.should_upgrade()
             and not self.expect_100_continue
+            and self._is_free()
+        )
+
+    def _is_free(self) -> bool:
+        """Whether nothing that came before waits for its answer."""
+        return (
+            not self._busy
             and (self.cycle is None or self.cycle.response_complete)
             and not self.pipeline
         )
+
+    def _read_head(self) -> heads.Head:
+        """The head that was just read, with its bytes if it may be kept."""
+        first, self._first = self._first, b""
+        end = first.find(heads.END, 0, heads.MOST_HEAD_BYTES) + len(heads.END)
+        raw, headers = first[:end], self.headers
+        if not (self.parser.should_keep_alive() and heads.is_plain(raw, headers)):
+            return heads.Head(self.url, headers)
+        return heads.Head(self.url, headers, raw)
 
     def _begin_with_uvicorn(self) -> None:
         if len(self.pipeline) > MAX_PIPELINED:
@@ -235,12 +296,16 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        self._busy = True
         self._keep = self.parser.should_keep_alive()
+        self._query(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _query(self, body: bytes) -> None:
+        """The query whose head was read is whole."""
+        head, self._head, self._parts = self._head, None, []
+        assert head is not None  # read before its body
+        self._busy = True
         peer = self.client[0] if self.client else ""
-        call = self.plane.handle(twin.Request(self.url, self.headers, body, peer), self._answer)
+        call = self.plane.handle(twin.Request(head, body, peer), self._answer)
         if self._busy:
             self._call = call
 
@@ -264,15 +329,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self._idle_seconds
 
     def _write(self, reply: twin.Reply, keep: bool) -> None:
-        content = [STATUS_LINE[reply.status]]
+        content = [STATUS_LINE[reply.status], reply.headers]
         for name, value in self.server_state.default_headers:
-            content += (name, b": ", value, b"\r\n")
-        for name, value in reply.headers:
             content += (name, b": ", value, b"\r\n")
         if not keep:
             content.append(b"connection: close\r\n")
-        content.append(b"content-length: %d\r\n\r\n" % len(reply.body))
-        content.append(reply.body)
+        content += (b"content-length: %d\r\n\r\n" % len(reply.body), reply.body)
         self.transport.write(b"".join(content))
         if not keep:
             self.transport.close()
@@ -283,8 +345,9 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self._refused = True
         under_way = self.cycle is not None and not self.cycle.response_complete
-        if under_way and self._body_bytes and not self.cycle.response_started:
-            # The body of this very request is too large: its application need not answer.
+        in_its_body = self._in_message and not self._in_headers
+        if under_way and in_its_body and not self.cycle.response_started:
+            # The body of this very request is wrong or too large: its application need not answer.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             under_way = False

@@ -274,13 +274,14 @@ class Line:
 
     def _free_replica(self, now: float) -> "_Replica | None":
         best, least = None, float("inf")
-        ready = self.ready
         reserved = None
-        if self._suspects and ready and self._makes_room(now):
+        if self._suspects and self._makes_room(now):
             # One replica empties itself for the suspects; with only one, the line waits for them.
-            reserved = min(ready, key=_Replica.burden)
-        for one in ready:
-            if one is reserved or len(one.pending) >= one.window:
+            reserved = min(self.ready, key=_Replica.burden, default=None)
+        for one in self._replicas.values():
+            if not one.connected or one.leaving or one is reserved:
+                continue
+            if len(one.pending) >= one.window:
                 continue
             if one.suspect is not None and now - one.suspect.sent < ALONE_SECONDS:
                 continue
@@ -311,12 +312,13 @@ class Line:
                 ask = queue.popleft()
                 if ask.done is not None:
                     self.waiting -= 1
-                    ask.finish(None, self._waited_too_long())
+                    ask.finish(None, self.waited_too_long())
         for replica in list(self._replicas.values()):
-            replica.expire(now, limits.model_seconds)
+            replica.expire(now, limits)
         self.pump(now)
 
-    def _waited_too_long(self) -> errors.InferlakeError:
+    def waited_too_long(self) -> errors.InferlakeError:
+        """What a request is told that nobody took up in time."""
         if self.ready:
             return errors.Unavailable(
                 f"'{self.view.name}' is busy: {self._limits.queue_seconds:g} s in line."
@@ -341,6 +343,8 @@ class _Replica(asyncio.Protocol):
         self.leaving = False
         self.suspect: Ask | None = None
         self.window = view.concurrency + 1
+        self._joins = False
+        self._answered_at = 0.0
         self._line = line
         self._loop = loop
         self._reader = wire.answer_reader()
@@ -381,6 +385,7 @@ class _Replica(asyncio.Protocol):
                 self._transport.abort()
             return
         line = self._line
+        self._answered_at = self._loop.time()
         for answer in answers:
             ask = self.pending.pop(answer.id, None)
             if ask is None:
@@ -391,7 +396,7 @@ class _Replica(asyncio.Protocol):
             line.settled(self, ask)
             ask.replica = None
             ask.finish(answer, None)
-        line.pump(self._loop.time())
+        line.pump(self._answered_at)
         self._close_if_empty()
 
     def _greeted(self, answer: wire.Answer) -> None:
@@ -403,6 +408,7 @@ class _Replica(asyncio.Protocol):
             return
         if report.get("batches"):
             self.window = max(BATCHING_WINDOW, self.window)
+            self._joins = True
         self.connected = True
         self._line.pump(self._loop.time())
 
@@ -452,16 +458,23 @@ class _Replica(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
-    def expire(self, now: float, model_seconds: float) -> None:
-        """Answer requests whose model has had its time."""
-        for ask in list(self.pending.values()):
-            if ask.done is not None and now - ask.sent > model_seconds:
-                entity = self._line.view.name
+    def expire(self, now: float, limits: Limits) -> None:
+        """Answer requests whose model has had its time. Where requests are not joined the model
+        has the oldest alone; the others are in line behind it still, and are tried elsewhere if
+        its process is ended."""
+        for position, ask in enumerate(list(self.pending.values())):
+            waited = now - max(ask.sent, self._answered_at)
+            if ask.done is None:
+                continue
+            if position and not self._joins:
+                if waited > limits.queue_seconds:
+                    self.cancel(ask)
+                    ask.finish(None, self._line.waited_too_long())
+            elif waited > limits.model_seconds:
+                entity, seconds = self._line.view.name, limits.model_seconds
                 self.cancel(ask)
-                ask.finish(
-                    None,
-                    errors.ModelTimeout(f"'{entity}' did not answer within {model_seconds:g} s."),
-                )
+                late = f"'{entity}' did not answer within {seconds:g} s."
+                ask.finish(None, errors.ModelTimeout(late))
 
     def leave(self) -> None:
         """The replica left the route table: no new requests; those it has are waited for."""

@@ -31,12 +31,13 @@ class Choice(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Route:
     """One endpoint: its entities, and how a request is drawn. by_unit, by_chance: (end, number of
-    the entity) of stretches of [0, 1), in order; the last ends at 1."""
+    the entity) of stretches of [0, 1), in order; the last ends at 1. choices: by number of the
+    entity, for requests without a unit."""
 
     endpoint: state.EndpointView
     by_unit: tuple[tuple[float, int], ...]
     by_chance: tuple[tuple[float, int], ...]
-    split: str
+    choices: tuple[Choice, ...] = field(repr=False)
     by_name: Mapping[str, state.EntityView] = field(repr=False)
 
     @property
@@ -48,17 +49,11 @@ class Route:
     def draw(self, key: str | None, random: float) -> Choice:
         """The entity of a request. `key`: routing key of its unit, None for a draw by `random`
         (uniform over [0, 1)). The endpoint must have an entity."""
-        entities = self.endpoint.entities
         if key is None:
-            number = next(owner for end, owner in self.by_chance if random < end)
-            return self._choice(entities[number], None)
+            return self.choices[_owner(self.by_chance, random)]
         digest = unit_digest(key, self.endpoint.sticky_salt)
-        place = position(digest)
-        number = next(owner for end, owner in self.by_unit if place < end)
-        return self._choice(entities[number], digest.hex())
-
-    def _choice(self, entity: state.EntityView, unit_id: str | None) -> Choice:
-        return Choice(entity, entity.percentage / 100, self.split, unit_id)
+        number = _owner(self.by_unit, position(digest))
+        return self.choices[number]._replace(unit_id=digest.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +93,22 @@ def route(endpoint: state.EndpointView) -> Route:
     names = [entity.name for entity in endpoint.entities]
     shares = {entity.name: entity.percentage for entity in endpoint.entities}
     places = sorted(endpoint.places or placement.first(shares))
+    split = orjson.dumps(shares).decode()
     return Route(
         endpoint,
         _stretches([(place.end, names.index(place.owner)) for place in places]),
         _cumulative(list(shares.values())),
-        orjson.dumps(shares).decode(),
+        tuple(Choice(each, each.percentage / 100, split, None) for each in endpoint.entities),
         {entity.name: entity for entity in endpoint.entities},
     )
+
+
+def _owner(stretches: tuple[tuple[float, int], ...], place: float) -> int:
+    """Whose stretch a place in [0, 1) lies in."""
+    for end, owner in stretches:
+        if place < end:
+            return owner
+    return stretches[-1][1]
 
 
 def _cumulative(percentages: Sequence[int]) -> tuple[tuple[float, int], ...]:

@@ -26,15 +26,23 @@ Build = Callable[[Settings, invoke.DataPlane], Any]
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says by a file that it answers."""
+    """uvicorn's server, which says by a file that it answers. read_seconds: a client that takes
+    nothing of an answer for this long is cut off."""
 
-    def __init__(self, config: uvicorn.Config, ready: Path) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Path, read_seconds: float) -> None:
         super().__init__(config)
         self._ready = ready
+        self._read_milliseconds = int(read_seconds * 1000)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            for listener in (one for server in self.servers for one in server.sockets):
+                # Connections inherit it. The kernel takes megabytes of answers before the protocol
+                # hears that nobody reads them, and it would keep them for good.
+                listener.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._read_milliseconds
+                )
             port = self.servers[0].sockets[0].getsockname()[1]
             unfinished = self._ready.with_suffix(".new")
             unfinished.write_text(json.dumps({"pid": os.getpid(), "port": port}))
@@ -65,12 +73,14 @@ async def _serve(settings: Settings, build: Build) -> None:
     ready.unlink(missing_ok=True)
     engine = database.open_engine(settings)
     plane = invoke.DataPlane(settings, wal.Log(settings.wal_dir, settings), engine)
-    server = Server(_config(settings, plane, build(settings, plane)), ready)
+    config = _config(settings, plane, build(settings, plane))
+    server = Server(config, ready, settings.body_timeout_seconds)
     plane.each_sweep(server.sweep)
     plane.start()
     # What was built so far lives as long as the process: collections need not look at it again.
     gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         await server.serve()
     finally:

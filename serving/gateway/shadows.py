@@ -22,15 +22,14 @@ from typing import NamedTuple
 
 import orjson
 
-from capture import errors, logline, names, rows, wal
+from capture import errors, exchanges, logline, names, wal
 from capture.settings import Settings
 from serving import state, wire
-from serving.gateway import counts, replicas
+from serving.gateway import counts, recorded, replicas, routing
 
 log = logline.logger(__name__)
 
 MOST_WAITING, MOST_WAITING_BYTES = 100, 32 << 20
-DAY_NS = 86_400_000_000_000
 ANSWERED, FAILED = "answered", "failed"
 QUEUE_FULL, NOT_READY = "dropped_queue_full", "dropped_not_ready"
 NOT_RECORDED = "dropped_not_recorded"
@@ -38,19 +37,19 @@ NOT_RECORDED = "dropped_not_recorded"
 
 class Copy(NamedTuple):
     """A request that was answered, and who is to answer it again. `content_type`: the wire's
-    number; `content_header`: as it was sent; `time_ns`: receipt of the original."""
+    number; `content_header`: as it was sent; `number`, `time_ns`: of the original; `usage_context`:
+    JSON."""
 
     endpoint: state.EndpointView
     entity: state.EntityView
     capture: state.CaptureView
-    request_id: str
     number: int
     time_ns: int
     body: bytes
     content_type: int
-    content_header: str | None
+    content_header: bytes | None
     client_request_id: str | None
-    usage_context: dict[str, str] | None
+    usage_context: bytes | None
     requester: str
     unit_id: str | None
 
@@ -60,13 +59,12 @@ class Copy(NamedTuple):
         return counts.Key(self.endpoint.name, self.entity.name)
 
 
-class Outcome(NamedTuple):
-    """What came back for a copy. answer: None where the model's process did not answer."""
+class Recorded(NamedTuple):
+    """A copy that was answered, on its way into the log."""
 
-    status: int
-    response: bytes
+    copy: Copy
     error_source: str | None
-    answer: wire.Answer | None
+    exchange: exchanges.Exchange
 
 
 class Shadows:
@@ -90,7 +88,8 @@ class Shadows:
         self._waiting: dict[str, deque[Copy]] = {}
         self._waiting_bytes = 0
         self._pump_asked = False
-        self._rows: list[tuple[Copy, rows.Payload]] = []
+        self._finished: list[Recorded] = []
+        self._contexts = recorded.Contexts()
 
     def offer(self, copy: Copy) -> None:
         """Have a copy answered later, or drop it."""
@@ -197,29 +196,61 @@ class Shadows:
             self._drop(copy, NOT_READY)
             return
         if answer is not None:
-            found = Outcome(answer.status, answer.body, answer.error_source, answer)
+            response, source = answer.body, answer.error_source
         else:
             assert error is not None  # one of the two came
-            found = Outcome(error.status, orjson.dumps(errors.envelope(error)), "server", None)
-        if not self._rows:
+            response, source = orjson.dumps(errors.envelope(error)), "server"
+        if not self._finished:
             self._loop.call_soon(self._write)
-        self._rows.append((copy, row(copy, found, self._cap_bytes)))
+        exchange = self._exchange(copy, came.status, response, answer, source)
+        self._finished.append(Recorded(copy, source, exchange))
+
+    def _exchange(
+        self,
+        copy: Copy,
+        status: int,
+        response: bytes,
+        answer: wire.Answer | None,
+        error_source: str | None,
+    ) -> exchanges.Exchange:
+        choice = routing.Choice(copy.entity, None, None, copy.unit_id)
+        came = answer or recorded.NO_ANSWER
+        return exchanges.exchange(
+            self._contexts.of(
+                copy.endpoint, copy.capture, choice, copy.requester, copy.content_header, True
+            ),
+            copy.time_ns,
+            names.copy_number(copy.number),
+            status,
+            copy.body,
+            response,
+            self._cap_bytes,
+            0,
+            came.queue_us,
+            came.features_us,
+            came.predict_us,
+            error_source,
+            copy.client_request_id,
+            copy.unit_id,
+            copy.usage_context,
+            came.looked_up,
+        )
 
     def _write(self) -> None:
         """Record the copies of one turn, by table."""
-        finished, self._rows = self._rows, []
-        groups: dict[str, list[tuple[Copy, rows.Payload]]] = {}
-        for copy, one in finished:
-            groups.setdefault(copy.capture.table, []).append((copy, one))
+        finished, self._finished = self._finished, []
+        groups: dict[str, list[Recorded]] = {}
+        for one in finished:
+            groups.setdefault(one.copy.capture.table, []).append(one)
         for table, group in groups.items():
             self._append(table, group)
 
-    def _append(self, table: str, group: list[tuple[Copy, rows.Payload]]) -> None:
+    def _append(self, table: str, group: list[Recorded]) -> None:
         try:
-            self._record.append(table, "payload", [one for _, one in group])
+            self._record.append(table, "payload", [one.exchange for one in group])
         except errors.LogFull:
-            for copy, _ in group:
-                self._drop(copy, NOT_RECORDED)
+            for one in group:
+                self._drop(one.copy, NOT_RECORDED)
             return
         except Exception as error:  # noqa: BLE001  a row that cannot be encoded is lost alone
             if len(group) > 1:
@@ -227,49 +258,8 @@ class Shadows:
                     self._append(table, [one])
                 return
             log.error("copy_not_recorded", error=f"{type(error).__name__}: {error}"[:500])
-            self._drop(group[0][0], NOT_RECORDED)
+            self._drop(group[0].copy, NOT_RECORDED)
             return
-        for copy, made in group:
-            failed = made.error_source in ("model", "server")
-            self._tally.copied(copy.key, FAILED if failed else ANSWERED)
-
-
-def row(copy: Copy, found: Outcome, cap_bytes: int) -> rows.Payload:
-    """The row of a copy. Bodies over the cap are left out."""
-    request, encoding, request_over = rows.loggable(copy.body, cap_bytes)
-    response, _, response_over = rows.loggable(found.response, cap_bytes)
-    answer = found.answer
-    looked_up = None if answer is None else answer.looked_up
-    predict_us = 0 if answer is None else answer.predict_us
-    return rows.Payload(
-        request_date=copy.time_ns // DAY_NS,
-        databricks_request_id=names.copy_of(copy.request_id),
-        client_request_id=copy.client_request_id,
-        request_time=copy.time_ns // 1000,
-        status_code=found.status,
-        sampling_fraction=copy.capture.sampling_fraction,
-        execution_duration_ms=(predict_us + 500) // 1000,
-        request=request,
-        response=response or None,
-        served_entity_id=copy.entity.id,
-        logging_error_codes=rows.error_codes(request_over, response_over),
-        requester=copy.requester,
-        endpoint_id=copy.endpoint.id,
-        served_entity_name=copy.entity.name,
-        model_name=copy.entity.model_name,
-        model_version=copy.entity.model_version,
-        config_version=copy.endpoint.config_version,
-        route_share=None,
-        route_split=None,
-        unit_id=copy.unit_id,
-        shadow=True,
-        looked_up=None if looked_up is None else looked_up.decode(),
-        usage_context=copy.usage_context,
-        error_source=found.error_source,
-        request_encoding=encoding,
-        content_type=copy.content_header,
-        gateway_us=0,
-        queue_us=0 if answer is None else answer.queue_us,
-        features_us=0 if answer is None else answer.features_us,
-        predict_us=predict_us,
-    )
+        for one in group:
+            failed = one.error_source in ("model", "server")
+            self._tally.copied(one.copy.key, FAILED if failed else ANSWERED)

@@ -4,37 +4,41 @@ uvicorn's own path leads here for everything unusual, and for all queries by a s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from capture import errors
 from capture.settings import Settings
+from serving.gateway import heads
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
 
-JSON_HEADER = (b"content-type", b"application/json")
+JSON_HEADER = b"content-type: application/json\r\n"
 
 
 class Request(NamedTuple):
-    """A whole request. `target`: path as sent, without query; header names in lower case; `peer`:
-    the client's address."""
+    """A whole request. `peer`: the client's address."""
 
-    target: bytes
-    headers: Headers
+    head: heads.Head
     body: bytes
     peer: str
 
+    @property
+    def target(self) -> bytes:
+        """Path as sent, without query."""
+        return self.head.target
+
 
 class Reply(NamedTuple):
-    """What goes back. Without `content-length` and what belongs to the connection."""
+    """What goes back. `headers`: lines as HTTP/1.1 has them, each with its CRLF, names in lower
+    case; without `content-length` and what belongs to the connection."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: bytes
     body: bytes
 
 
@@ -54,10 +58,8 @@ class Handles(Protocol):
 
 def refusal(error: errors.InferlakeError) -> Reply:
     """A reply that tells an error, for what never became a call."""
-    headers = [JSON_HEADER]
-    headers += [
-        (name.lower().encode(), value.encode()) for name, value in errors.headers(error).items()
-    ]
+    lines = [f"{name.lower()}: {value}\r\n" for name, value in errors.headers(error).items()]
+    headers = JSON_HEADER + "".join(lines).encode()
     return Reply(error.status, headers, orjson.dumps(errors.envelope(error)))
 
 
@@ -69,12 +71,8 @@ async def answer(plane: Handles, scope: Scope, receive: Receive, send: Send) -> 
         return
     replied: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     client = scope.get("client")
-    request = Request(
-        scope.get("raw_path") or scope["path"].encode(),
-        scope["headers"],
-        body,
-        client[0] if client else "",
-    )
+    head = heads.Head(scope.get("raw_path") or scope["path"].encode(), scope["headers"])
+    request = Request(head, body, client[0] if client else "")
     call = plane.handle(request, lambda r: None if replied.done() else replied.set_result(r))
     gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(receive))
     either: set[asyncio.Future[Any]] = {replied, gone}
@@ -91,7 +89,7 @@ async def answer(plane: Handles, scope: Scope, receive: Receive, send: Send) -> 
 def _body_too_large(most_bytes: int) -> Reply:
     """The answer to a body over the limit, after which the connection is closed."""
     found = refusal(errors.BadRequest(f"Body over {most_bytes} bytes."))
-    return Reply(found.status, [*found.headers, (b"connection", b"close")], found.body)
+    return Reply(found.status, found.headers + b"connection: close\r\n", found.body)
 
 
 async def _whole_body(receive: Receive, most_bytes: int) -> bytes | None:
@@ -117,6 +115,7 @@ async def _until_gone(receive: Receive) -> None:
 
 
 async def _send_reply(send: Send, reply: Reply) -> None:
-    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    headers = [tuple(line.split(b": ", 1)) for line in reply.headers.splitlines()]
+    headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -113,7 +113,7 @@ class Decoder:
         return self._layouts[given]
 
 
-class _Split(msgspec.Struct):
+class _Split(msgspec.Struct, forbid_unknown_fields=True):
     columns: list[str]
     data: msgspec.Raw
     index: list[int] | msgspec.UnsetType = UNSET

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -59,11 +59,16 @@ def read_spec(path: Path) -> Spec:
     return msgspec.json.decode(path.read_bytes(), type=Spec)
 
 
-def serve(spec: Spec) -> None:
-    """Load the model, answer until SIGTERM. Raises what loading raises."""
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    listener = _bind(spec.socket)
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that may be served, and its look-ups if it has some."""
+
+    model: model.Model
+    features: Any
+
+
+def load(spec: Spec) -> Loaded:
+    """Load and probe a model. Raises what loading raises."""
     features = _features(spec)
     leave_namespace()
     # The numpy way leaves names out by intention: the columns were put in order before.
@@ -80,7 +85,18 @@ def serve(spec: Spec) -> None:
         batches=loaded.batches,
         seconds=round(time.monotonic() - started, 3),
     )
-    Worker(spec, loaded, listener, features).run()
+    return Loaded(loaded, features)
+
+
+def serve(spec: Spec, loaded: Loaded | None = None) -> None:
+    """Answer until SIGTERM, with a model that a template loaded before its fork, or one that is
+    loaded now. Raises what loading raises."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    listener = _bind(spec.socket)
+    if loaded is None:
+        loaded = load(spec)
+    Worker(spec, loaded, listener).run()
 
 
 def _bind(path: str) -> socket.socket:
@@ -116,8 +132,7 @@ def leave_namespace() -> None:
             del sys.modules[name]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """A request in line; `arrived`: perf_counter_ns."""
 
     connection: "_Connection"
@@ -125,8 +140,7 @@ class _Waiting:
     arrived: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """A request that was read."""
 
     waiting: _Waiting
@@ -144,17 +158,16 @@ class _Item:
 class Worker:
     """A loaded model behind its socket."""
 
-    def __init__(
-        self, spec: Spec, loaded: model.Model, listener: socket.socket, features: Any
-    ) -> None:
+    def __init__(self, spec: Spec, loaded: Loaded, listener: socket.socket) -> None:
         self._spec = spec
-        self._model = loaded
+        self._model = loaded.model
         self._listener = listener
-        self._features = features
+        self._features = loaded.features
         self._line: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._limits = batching.Limits(max_requests=spec.max_batch)
         self._requests = self._calls = 0
         self._predicting_since: int | None = None
+        self._pid = os.getpid()
 
     def run(self) -> None:
         """Answer until SIGTERM and until the line is empty."""
@@ -203,6 +216,10 @@ class Worker:
             begun = time.perf_counter_ns()
             self._predicting_since = begun
             outcomes = self._model.run([item.ready for item in batch])
+            if os.getpid() != self._pid:
+                # A child that the model forked and let return: the parent answers, on the socket
+                # that both have.
+                os._exit(0)
             self._predicting_since = None
             self._requests += len(batch)
             self._calls += 1
@@ -216,7 +233,10 @@ class Worker:
             return _Item(one, self._model.read(frame.payload, frame.content_type, alone))
         except errors.InferlakeError as error:
             self._refuse(one, error)
-            return None
+        except Exception as error:  # noqa: BLE001  our own bug: one request's, not the worker's
+            outcome = model.failure(error)
+            one.connection.send(_packed(one, outcome, None, time.perf_counter_ns()))
+        return None
 
     def _is_wanted(self, one: _Waiting) -> bool:
         """Whether somebody still waits; answers a request that was taken back, or is too late."""

@@ -1,18 +1,18 @@
 """A loaded model: read a request, answer a batch.
 
-Three ways lead to the model: `numpy` and `frame` (ways.py) for requests that decode whole into the
-signature's types, `mlflow` for all others: MLflow's own functions from the parsed body on, which
-are the truth.
+Several ways lead to the model: `linear`, `numpy` and `frame` (ways.py) for requests that decode
+whole into the signature's types, `mlflow` for all others: MLflow's own functions from the parsed
+body on, which are the truth.
 """
 
 import io
+import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow.pyfunc
 import numpy as np
@@ -60,8 +60,7 @@ class Ready:
         self.wrap = wrap
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one request. `looked_up`: JSON text; times in microseconds; `cause`: what the
     model raised."""
 
@@ -82,6 +81,12 @@ def refusal(error: errors.InferlakeError, source: str | None = None) -> Outcome:
         source = "model" if is_model else "request" if error.status < 500 else "server"
     cause = error.__cause__ if source == "model" else None
     return Outcome(error.status, orjson.dumps(errors.envelope(error)), 0, source, cause=cause)
+
+
+def failure(error: Exception) -> Outcome:
+    """Our own bug at one request: told without its text, which goes into the entity's log."""
+    print(stack(error), file=sys.stderr, flush=True)
+    return refusal(errors.InternalError("The request met a fault of the server; the log tells it."))
 
 
 def stack(error: BaseException) -> str:
@@ -115,7 +120,18 @@ class Model:
     @property
     def proofs(self) -> dict[str, str]:
         """Per way `proven`, or why it is not taken."""
-        return {"numpy": self._fast.numpy, "frame": self._fast.frame, "mlflow": ways.PROVEN}
+        fast = self._fast
+        return {
+            "linear": fast.linear,
+            "numpy": fast.numpy,
+            "frame": fast.frame,
+            "mlflow": ways.PROVEN,
+        }
+
+    @property
+    def flavour(self) -> str:
+        """The module that loaded it, `mlflow.sklearn`."""
+        return str(self._pyfunc.loader_module)
 
     # -- reading
 
@@ -174,6 +190,9 @@ class Model:
         except errors.InferlakeError as error:
             if len(batch) == 1:
                 return [refusal(error)]
+        except Exception as error:  # noqa: BLE001  our own bug: one request's, not its neighbours'
+            if len(batch) == 1:
+                return [failure(error)]
         half = len(batch) // 2
         return self.run(batch[:half]) + self.run(batch[half:])
 
@@ -223,7 +242,7 @@ class Model:
         except BaseException as error:
             if self._entry.entered or not isinstance(error, Exception):
                 raise ways.raised(error) from error
-            raise _unfit(error, form or {}, self.columns) from error
+            raise _unfit(error, form or _table(data), self.columns) from error
 
     def _join_features(self, features: ways.Features, data: Any) -> tuple[pd.DataFrame, Any]:
         """(the signature's columns out of the sent and the looked-up ones, looked-up JSON)."""
@@ -255,7 +274,7 @@ class Model:
         stated = (self._metadata.metadata or {}).get("inferlake_batch")
         if stated is not None:
             return bool(stated)
-        row_wise = self._pyfunc.loader_module in ROW_WISE
+        row_wise = self.flavour in ROW_WISE
         return row_wise and self._metadata.flavors["python_function"].get("predict_fn") != "score"
 
     def _accepted_llm_keys(self) -> tuple[str, ...]:
@@ -306,6 +325,13 @@ def _looked_up(added: ways.Table, start: int, end: int) -> bytes | None:
         return None
     part = {name: values[start:end] for name, values in added.items()}
     return scoring.encode(part, wrap=False)
+
+
+def _table(data: Any) -> dict[str, Any]:
+    """A frame in the form of `inputs`, for an explanation; nothing for other data."""
+    if not isinstance(data, pd.DataFrame):
+        return {}
+    return {"inputs": {str(name): _values(column) for name, column in data.items()}}
 
 
 def _row_count(data: Any, answer: Any) -> int:

@@ -1,7 +1,9 @@
 """How a worker's process begins and ends: limits that libraries read at import, and an exit that
 waits for nobody. Imports the standard library only."""
 
+import ctypes
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +12,8 @@ from contextlib import contextmanager
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 HIDDEN = ("polars", "deltalake")
 QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
+# Some releases of mlflow start a thread for traces with the first prediction: no parent forks then.
+TRACES = ("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
 
 
 def limit() -> None:
@@ -17,7 +21,16 @@ def limit() -> None:
     processor, and pools of two replicas on the same cores wait for each other."""
     for name in LIMITS:
         os.environ.setdefault(name, "1")
+    os.environ.setdefault(*TRACES)
     os.environ.update(QUIET)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the thread that forked it ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended just before
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager

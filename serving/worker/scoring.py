@@ -25,7 +25,6 @@ LLM_KEYS = ("messages", "prompt", "input")
 SIDE_FIELDS = ("client_request_id", "usage_context", "databricks_options")
 
 MAX_DEPTH = 200
-MAX_DIGITS = 400
 MAX_KEYS = 100_000
 MAX_CLIENT_ID_BYTES = 1_024
 MAX_USAGE_PAIRS, MAX_USAGE_BYTES = 64, 256
@@ -68,10 +67,7 @@ def parse(payload: bytes, llm_keys: Sequence[str]) -> General:
     body = loads(payload)
     if not isinstance(body, dict):
         raise _formats_wrong(describe(body))
-    usage = body.get("usage_context")
-    found_sides = sides(
-        body.get("client_request_id"), None if usage is None else orjson.dumps(usage)
-    )
+    found_sides = sides(body.get("client_request_id"), _usage_text(body.get("usage_context")))
     for field in SIDE_FIELDS:
         body.pop(field, None)
     given = [name for name in FORMATS if name in body]
@@ -194,6 +190,16 @@ def sides(client_request_id: Any, usage_context: bytes | None) -> Sides:
     return Sides(client_request_id, _usage(usage_context))
 
 
+def _usage_text(usage: Any) -> bytes | None:
+    """JSON text of a context, for orjson writes no integer over 64 bits: what is none of strings is
+    refused before."""
+    if usage is None:
+        return None
+    if not isinstance(usage, dict) or not all(isinstance(each, str) for each in usage.values()):
+        raise errors.BadRequest("usage_context must be an object of strings.")
+    return orjson.dumps(usage)
+
+
 def _usage(text: bytes) -> bytes:
     limit = f"{MAX_USAGE_PAIRS} pairs of {MAX_USAGE_BYTES} bytes"
     if len(text) > MAX_USAGE_PAIRS * (6 * MAX_USAGE_BYTES * 2 + 6):
@@ -256,6 +262,11 @@ def _check_split_columns(columns: Any, rows: list[Any]) -> None:
             raise errors.BadRequest(f"dataframe_split.columns names '{name}' twice.")
         seen.add(name)
     for place, row in enumerate(rows):
+        if isinstance(row, str | int | float) and len(columns) > 1:
+            raise errors.BadRequest(
+                f"dataframe_split.data[{place}] must be a list of {len(columns)} values; "
+                f"found {describe(row)}."
+            )
         if isinstance(row, list) and len(row) != len(columns):
             raise errors.BadRequest(
                 f"dataframe_split.data[{place}] has {_count(len(row), 'value')} "
@@ -288,7 +299,10 @@ def explain(data: dict[str, Any], columns: Sequence[Column]) -> str | None:
     take, in one sentence; None: nothing of the kind was found. `data`: as in General."""
     table = _by_column(data)
     if table is None:
-        return None
+        return _odd_instances(data)
+    uneven = _uneven(data)
+    if uneven is not None:
+        return uneven
     for column in columns:
         values = table.get(column.name)
         if values is None:
@@ -300,6 +314,38 @@ def explain(data: dict[str, Any], columns: Sequence[Column]) -> str | None:
                 found = describe(value)
                 verb = "is" if value is None else "holds"
                 return f"Column '{column.name}' expects {column.kind}; row {row} {verb} {found}."
+    return None
+
+
+def _odd_instances(data: dict[str, Any]) -> str | None:
+    """What of `instances` is no list, or no row as the others are."""
+    ((form, content),) = data.items()
+    if form != "instances":
+        return None
+    if not isinstance(content, list):
+        return f"instances must be a list; found {describe(content)}."
+    kind: Any = dict if content and isinstance(content[0], dict) else list
+    for place, each in enumerate(content):
+        if isinstance(each, dict | list) and not isinstance(each, kind):
+            return f"instances[{place}] must be like those before; found {describe(each)}."
+        if kind is dict and not isinstance(each, dict):
+            return f"instances[{place}] must be an object; found {describe(each)}."
+    return None
+
+
+def _uneven(data: dict[str, Any]) -> str | None:
+    """Columns of `inputs` that have different numbers of rows."""
+    ((form, content),) = data.items()
+    if form != "inputs" or not isinstance(content, dict):
+        return None
+    counts = {name: len(each) for name, each in content.items() if isinstance(each, list)}
+    for name, count in counts.items():
+        first, rows = next(iter(counts.items()))
+        if count != rows:
+            return (
+                f"inputs.{name} has {_count(count, 'value')}, while inputs.{first} has "
+                f"{_count(rows, 'value')}."
+            )
     return None
 
 

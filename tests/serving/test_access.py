@@ -135,3 +135,17 @@ def test_many_addresses_cost_bounded_memory() -> None:
     for i in range(access.MOST_ADDRESSES):
         failed.count(str(i), 0.0)
     failed.count("first", 0.0)
+
+
+def test_of_too_many_addresses_the_one_unseen_for_longest_goes() -> None:
+    failed = access.FailedLogins(1)
+    for address in ("kept", "gone"):
+        failed.count(address, 0.0)
+    for i in range(access.MOST_ADDRESSES - 2):
+        failed.count(str(i), 0.0)
+    with pytest.raises(errors.RequestLimitExceeded):
+        failed.count("kept", 0.0)
+    failed.count("one too many", 0.0)
+    with pytest.raises(errors.RequestLimitExceeded):
+        failed.count("kept", 0.0)
+    failed.count("gone", 0.0)

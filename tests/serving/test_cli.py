@@ -209,6 +209,17 @@ def test_doctor_says_what_is_missing(tmp_path):
     assert "1 problem found" in done.stderr
 
 
+def test_doctor_tells_of_segments_that_could_not_be_read(tmp_path):
+    data_dir = tmp_path / "data"
+    database.migrate(Settings(data_dir=data_dir))
+    refused = data_dir / "wal" / "5f0e9b7c-6d5a-4f1e-8c2b-1a0d9e8f7a6b" / f"{7:020}.refused"
+    refused.parent.mkdir(parents=True)
+    refused.write_bytes(b"of another version")
+    done = inferlake("doctor", "--data-dir", str(data_dir))
+    assert done.returncode == 1
+    assert f"1 hold requests that could not be read, the first: {refused.name}" in done.stdout
+
+
 def test_doctor_finds_nothing_wrong_with_a_sound_directory_and_a_torn_table_in_a_torn_one(tmp_path):
     data_dir = tmp_path / "data"
     database.migrate(Settings(data_dir=data_dir))

@@ -232,7 +232,32 @@ def test_what_is_known_but_not_offered_is_told_as_such(body: Any) -> None:
             external("openai", openai_api_key_plaintext="s", openai_api_base="ftp://h"),
             "openai_api_base: expected an address http(s)://host",
         ),
+        *(
+            (
+                external("openai", openai_api_key_plaintext="s", openai_api_base=f"http://{host}/"),
+                "addresses are never called",
+            )
+            for host in ("169.254.169.254", "0xa9fea9fe", "2852039166", "[::ffff:a9fe:a9fe]", "0")
+        ),
         (external("amazon-bedrock", aws_region="r"), "bedrock_provider: a value is needed"),
+        (
+            external(
+                "amazon-bedrock",
+                aws_region="r",
+                bedrock_provider="amazon",
+                instance_profile_arn="arn",
+                aws_access_key_id="in the clear",
+            ),
+            "aws_access_key_id: expected a reference",
+        ),
+        (
+            external("openai", openai_api_key_plaintext="s", microsoft_entra_client_secret=7),
+            "microsoft_entra_client_secret: expected a reference",
+        ),
+        (
+            {"name": "x", "config": entities({**OPENAI, "workload_size": "Small"})},
+            "workload_size: expected nothing beside external_model",
+        ),
         (external("custom", custom_provider_url="http://h"), "exactly one of bearer_token_auth"),
         ({"name": "x", "config": entities({"external_model": {}})}, "provider: a value is needed"),
         (
@@ -380,15 +405,71 @@ def test_recording_takes_a_fraction_and_an_acknowledgement() -> None:
     )
 
 
+FOUNDATION = {"entity_name": "system.ai.llama", "provisioned_model_units": 50}
+
+
 @pytest.mark.parametrize(
-    "body", [{"name": "x"}, {"config": {}}, {"name": "x", "config": {"served_entities": [{}]}}]
+    ("body", "message"),
+    [
+        ({"name": "x"}, "config: a value is needed"),
+        ({"config": entities(FOUNDATION)}, "name: a value is needed"),
+        ({"name": "x", "config": entities({})}, "entities[0].entity_name: a value is needed"),
+        ({"name": "x", "config": {"served_entities": []}}, "expected at least one entity"),
+        ({"name": "x", "config": entities(FOUNDATION, FOUNDATION)}, "is taken by another entity"),
+        (
+            {"name": "x", "config": entities(FOUNDATION, traffic_config=ROUTES)},
+            "'a' is no served entity",
+        ),
+        (
+            {"name": "x", "config": entities(FOUNDATION), "tags": [{}]},
+            "tags[0].key: a value is needed",
+        ),
+        (
+            {"name": "x", "config": entities({**FOUNDATION, "burst_scaling_enabled": 1})},
+            "burst_scaling_enabled: expected true or false",
+        ),
+    ],
 )
-def test_provisioned_throughput_is_validated_too(body: Any) -> None:
-    with pytest.raises(errors.InvalidParameter):
-        contract.provisioned_throughput(body, create=True)
+def test_provisioned_throughput_is_validated_before_501(body: Any, message: str) -> None:
+    with pytest.raises(errors.InvalidParameter) as refused:
+        contract.provisioned_throughput(body)
+    assert message in refused.value.message
 
 
 def test_provisioned_throughput_is_not_offered() -> None:
-    entity = {"entity_name": "system.ai.llama", "provisioned_model_units": 50}
-    with pytest.raises(errors.NotImplementedHere):
-        contract.provisioned_throughput({"name": "x", "config": entities(entity)}, create=True)
+    body = {"name": "x", "config": entities(FOUNDATION)}
+    assert "not offered" in contract.provisioned_throughput(body).message
+    assert "not offered" in contract.provisioned_throughput(body, "x").message
+
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "message"),
+    [
+        ("chat/completions", {**CHAT, "model": None}, "model: a value is needed"),
+        ("chat/completions", {"model": "m"}, "messages: a value is needed"),
+        ("chat/completions", {**CHAT, "messages": [{}]}, "messages[0].role: a value is needed"),
+        ("chat/completions", {**CHAT, "temperature": 3}, "temperature: expected a number 0..2"),
+        ("chat/completions", {**CHAT, "n": 6}, "n: expected an integer 1..5"),
+        ("chat/completions", {**CHAT, "stream": "yes"}, "stream: expected true or false"),
+        ("completions", {"model": "m", "prompt": 1}, "prompt: expected a string or a list"),
+        ("embeddings", {"model": "m", "input": {}}, "input: expected a string or a list"),
+        ("embeddings", [], "body: expected an object"),
+    ],
+)
+def test_a_query_of_a_language_model_is_validated_before_501(
+    task: str, body: Any, message: str
+) -> None:
+    with pytest.raises(errors.InvalidParameter) as refused:
+        contract.language_model(body, task)
+    assert message in refused.value.message
+
+
+def test_language_models_and_connections_are_not_offered() -> None:
+    assert "not offered" in contract.language_model(CHAT, "chat/completions").message
+    call = {"connection_name": "c", "method": "GET", "path": "/", "headers": "{}"}
+    assert "not offered" in contract.external_function(call).message
+    with pytest.raises(errors.InvalidParameter, match="method: expected one of GET"):
+        contract.external_function({**call, "method": "STEAL"})

@@ -111,3 +111,18 @@ def test_a_subreaper_waits_for_orphans():
         check=True,
     )
     assert done.stdout == "reaped\n"
+
+
+def test_private_memory_is_a_part_of_what_is_resident():
+    own = processes.identity(os.getpid())
+    assert own is not None
+    grown = bytearray(os.urandom(20 << 20))
+    held = processes.private_bytes(own.pid)
+    assert len(grown) < held <= processes.rss_bytes(own.pid) + (8 << 20)
+    assert 0 < processes.available_share() < 1
+
+
+def test_a_process_that_is_gone_holds_nothing():
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert processes.private_bytes(child.pid) == 0

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from capture import catalog, database, errors, outbox
+from capture import audit, catalog, database, errors, outbox
 from capture.settings import Settings
 from serving import (
     access,
-    audit_state,
     changes_state,
     configuration,
     contract,
@@ -107,7 +106,7 @@ def test_a_promotion_between_ready_entities_is_active_at_once(db: sa.Connection)
 
 def test_audit_and_event_tell_the_split_before_and_after(db: sa.Connection) -> None:
     done = promotion.promote(db, "x", "v2", 50, order(reason="canary"), origin="ramp")
-    row = audit_state.read_audit(db, 1)[0]
+    row = audit.read(db, 1)[0]
     assert (row.id, row.actor, row.action) == (done.audit_id, "bob", "endpoint.promoted")
     assert (row.endpoint, row.reason) == ("x", "canary")
     assert row.before == {"config_version": 1, "split": {"v1": 90, "v2": 10, "v3": 0}}
@@ -127,7 +126,7 @@ def test_the_version_that_was_seen_must_be_the_one_that_is(db: sa.Connection) ->
     with pytest.raises(errors.Conflict, match="'x' is at configuration 2, not 1"):
         promotion.promote(db, "x", "v2", 90, order(1))
     assert sql.newest_version(db, "e-x") == 2
-    assert len(audit_state.read_audit(db, 9)) == 1
+    assert len(audit.read(db, 9)) == 1
 
 
 def test_of_many_promotions_from_one_version_one_wins(state: sa.Engine) -> None:
@@ -238,7 +237,7 @@ def test_an_alias_that_cannot_move_is_told_in_the_audit(
     aliases.follow(done)
     aliases.close()
     with database.reading(state) as db:
-        newest = audit_state.read_audit(db, 1)[0]
+        newest = audit.read(db, 1)[0]
     assert (newest.action, newest.endpoint) == ("registry.alias_not_moved", "x")
     assert newest.after == {"model": "main.f.m", "alias": "champion", "version": "2"}
     assert newest.reason

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from capture import database, errors, outbox
-from serving import access_state, audit_state, changes_state, contract, replica_state, secret_state
+from capture import audit, database, errors, outbox
+from serving import access_state, changes_state, contract, replica_state, secret_state
 from serving import state as sql
 
 
@@ -243,6 +243,17 @@ def test_a_watch_sees_each_change_of_routes_once_and_no_other(state: sa.Engine) 
     watch.close()
 
 
+def test_a_watch_tells_whether_anything_was_committed(state: sa.Engine) -> None:
+    watch = changes_state.Watch(state)
+    assert watch.touched()
+    assert not watch.touched()
+    with database.transaction(state) as db:
+        replica_state.set_demand(db, [replica_state.Demand("id-a", "g", 1, 0, 5)])
+    assert watch.touched()
+    assert not watch.touched()
+    watch.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -325,7 +336,7 @@ def test_a_code_asked_for_by_many_at_once_is_given_to_one(state: sa.Engine) -> N
 def test_the_migrated_schema_is_the_one_that_the_tables_say(state: sa.Engine) -> None:
     ours = {
         table.name
-        for module in (sql, access_state, audit_state, changes_state, replica_state, secret_state)
+        for module in (sql, access_state, audit, changes_state, replica_state, secret_state)
         for table in vars(module).values()
         if isinstance(table, sa.Table)
     }

@@ -106,11 +106,20 @@ def _write_model(settings: Settings, register: Callable[..., Path]) -> None:
         register("main.f.m", version, inputs, aliases)
 
 
+@pytest.fixture(scope="module")
+def server(gateway: Server) -> Iterator[Server]:
+    """The one gateway, without the endpoints of other files: which files share a process, and in
+    what order, is pytest-xdist's affair."""
+    yield gateway
+    for endpoint in gateway.ok("GET", "/api/2.0/serving-endpoints")["endpoints"]:
+        gateway.ok("DELETE", f"/api/2.0/serving-endpoints/{endpoint['name']}")
+
+
 @pytest.fixture(scope="session")
-def server(
+def gateway(
     tmp_path_factory: pytest.TempPathFactory, registering: Callable[[Settings], Any]
 ) -> Iterator[Server]:
-    """One gateway for all tests of the API: they use endpoints of different names."""
+    """One gateway for all tests of the API: those of a file use endpoints of different names."""
     data_dir = tmp_path_factory.mktemp("gateway") / "data"
     settings = Settings(data_dir=data_dir, wal_seal_seconds=0.05)
     database.migrate(settings)

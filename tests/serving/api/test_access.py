@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from capture import database
-from serving import access, access_state, audit_state
+from capture import audit, database
+from serving import access, access_state
 
 BASE = "/api/2.0/serving-endpoints"
 OURS = "/api/1.0"
@@ -211,8 +211,6 @@ def test_a_users_grants_are_read_and_replaced(server: Any) -> None:
 def test_who_made_which_token_stands_in_the_audit_without_its_text(server: Any) -> None:
     made = server.ok("POST", f"{OURS}/tokens", {"user": "audited"})
     with database.reading(server.engine) as db:
-        row = next(
-            r for r in audit_state.read_audit(db, 50) if (r.after or {}).get("id") == made["id"]
-        )
+        row = next(r for r in audit.read(db, 50) if (r.after or {}).get("id") == made["id"])
     assert (row.actor, row.action) == ("admin", "token.create")
     assert made["token"] not in str(row)

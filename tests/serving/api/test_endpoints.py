@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from capture import catalog, database
-from serving import audit_state, registry
+from capture import audit, catalog, database
+from serving import contract, registry, replica_state
 from serving import state as sql
 
 BASE = "/api/2.0/serving-endpoints"
@@ -125,6 +125,21 @@ def test_an_update_runs_beside_the_old_configuration(server: Any) -> None:
     assert [e["name"] for e in done["config"]["served_entities"]] == ["v3"]
 
 
+def test_an_update_that_only_waits_for_a_device_is_replaced(server: Any) -> None:
+    made = make(server, "wants-gpu")
+    asked = {"served_entities": [entity("3", name="v3", workload_type="GPU_SMALL")]}
+    pending = server.ok("PUT", f"{BASE}/wants-gpu/config", asked)["pending_config"]
+    waits = pending["served_entities"][0]["id"]
+    with database.transaction(server.engine) as db:
+        words = ("DEPLOYMENT_CREATING", f"{contract.WAITING_FOR_DEVICE}: none is here.")
+        replica_state.set_entity_state(db, made["id"], waits, *words, 5)
+    asked = {"served_entities": [entity("3", name="v3")]}
+    after = server.ok("PUT", f"{BASE}/wants-gpu/config", asked)
+    assert after["pending_config"]["config_version"] == 3
+    status, _ = server.refused("PUT", f"{BASE}/wants-gpu/config", asked)
+    assert status == 409
+
+
 def test_a_change_of_traffic_alone_is_live_at_once(server: Any) -> None:
     before = make(server, "shift")
     body = {"name": "shift", "traffic_config": split(v1=20, v2=80)}
@@ -149,7 +164,7 @@ def test_a_deleted_endpoint_is_gone_and_its_table_stays(server: Any) -> None:
     assert server.refused("DELETE", f"{BASE}/gone")[0] == 404
     with database.reading(server.engine) as db:
         recorded = catalog.get(db, "main.f.gone_payload")
-        actions = [row.action for row in audit_state.read_audit(db, 9, endpoint="gone")]
+        actions = [row.action for row in audit.read(db, 9, endpoint="gone")]
     assert recorded is not None and not recorded.enabled
     assert actions == ["endpoint.delete", "endpoint.create"]
 
@@ -330,16 +345,18 @@ def test_a_route_optimised_endpoint_tells_where_to_send_queries(server: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "body"),
     [
-        "/serving-endpoints/chat/completions",
-        "/serving-endpoints/embeddings",
-        "/api/2.0/external-function",
+        ("/serving-endpoints/chat/completions", {"model": "x", "messages": []}),
+        ("/serving-endpoints/embeddings/", {"model": "x", "input": "text"}),
+        ("/api/2.0/external-function", {"connection_name": "c", "method": "GET", "path": "/"}),
     ],
 )
-def test_language_models_are_known_and_not_offered(server: Any, path: str) -> None:
-    told = server.send("POST", path, {"model": "x"})
+def test_language_models_are_known_and_not_offered(server: Any, path: str, body: Any) -> None:
+    told = server.send("POST", path, body)
     assert (told.status_code, told.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
+    told = server.send("POST", path, {})
+    assert (told.status_code, told.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
 
 
 def test_once_not_updating_is_said_the_gateway_routes_by_the_new_configuration(

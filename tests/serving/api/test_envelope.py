@@ -69,7 +69,7 @@ def test_every_answer_has_an_id_and_is_not_to_be_stored(server: Any) -> None:
         (b'{"name":"x",}', "trailing comma is not allowed"),
         (b'{"a":' + b"[" * 250 + b"]" * 250 + b"}", "Nesting over 200"),
         (b"[" * 5000, "Body is not valid JSON: depth limit exceeded"),
-        (json.dumps(dict.fromkeys(map(str, range(100_001)))).encode(), "100001 keys; at most 1000"),
+        (json.dumps(dict.fromkeys(map(str, range(100_001)))).encode(), "Over 100000 keys"),
     ],
 )
 def test_a_body_that_is_no_json_is_told_where(server: Any, body: bytes, message: str) -> None:

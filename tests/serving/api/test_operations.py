@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from capture import database
-from serving import audit_state
+from capture import audit, database
 from serving import state as sql
 
 BASE = "/api/2.0/serving-endpoints"
@@ -39,7 +38,7 @@ def test_a_promotion_answers_the_endpoint_and_its_audit_row(server: Any) -> None
     assert shares(done) == {"v1": 50, "v2": 50, "v3": 0}
     assert done["state"]["config_update"] == "NOT_UPDATING"
     with database.reading(server.engine) as db:
-        row = audit_state.read_audit(db, 1, endpoint="prom", action="endpoint.promoted")[0]
+        row = audit.read(db, 1, endpoint="prom", action="endpoint.promoted")[0]
     assert (row.id, row.reason) == (done["audit_id"], "r")
     status, message = server.refused("POST", f"{OURS}/prom/promote", body)
     assert (status, message) == (409, "Endpoint 'prom' is at configuration 2, not 1.")

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from capture import database
+from capture import audit, database
 from monitors import job_state
-from serving import audit_state
 
 BASE = "/api/2.0/serving-endpoints"
 OURS = "/api/1.0/endpoints"
@@ -42,7 +41,7 @@ def test_a_shadow_is_set_shown_and_ended_with_an_audit_row_each(server: Any) -> 
     assert server.ok("DELETE", path) == {}
     assert server.refused("DELETE", path)[0] == 404
     with database.reading(server.engine) as db:
-        rows = audit_state.read_audit(db, 10, endpoint="shade", action="endpoint.shadow")
+        rows = audit.read(db, 10, endpoint="shade", action="endpoint.shadow")
     assert [row.after and row.after["sample_percentage"] for row in rows] == [None, 2.5, 100.0]
     assert rows[0].before == {"served_entity": "v2", "sample_percentage": 2.5}
 
@@ -104,6 +103,20 @@ def test_viewers_see_the_comparison_and_managers_alone_change_or_replay(server: 
         ("POST", "served-entities/v2/try", {}),
     ):
         assert server.refused(method, f"{OURS}/rights/{path}", body, token=token)[0] == 403
+
+
+def test_trying_a_version_that_is_not_served_tells_which_are(server: Any) -> None:
+    recording(server, "tried")
+    path = f"{OURS}/tried/served-entities"
+    assert server.refused("POST", f"{path}/v9/try", {}) == (
+        404,
+        "Served entity 'v9' of endpoint 'tried' does not exist; it serves: v1, v2.",
+    )
+    assert server.refused("POST", f"{path}/v2/try?dry_run=true", {}) == (
+        400,
+        "dry_run: unknown parameter; allowed: none.",
+    )
+    assert server.refused("POST", f"{OURS}/nobody/served-entities/v2/try", {})[0] == 404
 
 
 def test_a_replay_is_a_job_of_the_newest_day_unless_said_otherwise(server: Any) -> None:

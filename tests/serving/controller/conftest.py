@@ -32,7 +32,8 @@ def eventually():
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Registry with `double` version 1 (answers twice its input), 2 (raises at load), 3 (hangs at
-    load) and 4 (answers the input minus one); `folders`: their files."""
+    load), 4 (answers the input minus one) and 5 (prints a gigabyte at load), 6 (hangs at
+    load in a fork); `folders`: their files."""
     import mlflow
     from mlflow.models import infer_signature
 
@@ -53,7 +54,7 @@ def models(tmp_path_factory):
         rows = pd.DataFrame({"x": np.arange(10.0)})
         signature = infer_signature(rows, np.arange(10.0))
         with mlflow.start_run():
-            for target in (2 * rows["x"], None, "hang", rows["x"] - 1):
+            for target in (2 * rows["x"], None, "hang", rows["x"] - 1, "print", "fork"):
                 if target is None or isinstance(target, str):
                     mlflow.pyfunc.log_model(
                         name="model",
@@ -72,7 +73,7 @@ def models(tmp_path_factory):
                         serialization_format="cloudpickle",
                     )
     known = Settings(data_dir=place, mlflow_tracking_uri=uri)
-    folders = {v: registry.find(known, "double", v).folder for v in ("1", "2", "3", "4")}
+    folders = {v: registry.find(known, "double", v).folder for v in ("1", "2", "3", "4", "5", "6")}
     return SimpleNamespace(uri=uri, folders=folders)
 
 
@@ -81,6 +82,8 @@ def _code(place, what):
     text = {
         None: "raise RuntimeError('the weights are missing')",
         "hang": "import time; time.sleep(3600)",
+        "fork": "import sys, time; '--socket' in sys.argv and time.sleep(3600)",
+        "print": "for _ in range(1000): print((('x' * 99 + '\\n') * 10_000), end='')",
     }[what]
     path = place / f"model_{what or 'raises'}.py"
     path.write_text(

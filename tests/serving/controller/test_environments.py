@@ -1,17 +1,28 @@
 """Which environment a model gets, and how one is built: with real uv and a real wheel."""
 
+import asyncio
 import platform
 import subprocess
 import sys
 import zipfile
+from concurrent import futures
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.controller import environments
+from capture.settings import Settings
+from serving.controller import building, environments, local, stages
 
 HERE = {"scikit-learn": "1.9.1", "mlflow-skinny": "3.17.2", "numpy": "2.4.0"}
+
+
+def prove(python):
+    """Imports what the wheels below hold."""
+    done = futures.Future()
+    subprocess.run([python, "-c", "import answer, pandas"], check=True)
+    done.set_result(None)
+    return done
 
 
 def unmet(*requirements, python=None, installed=HERE):
@@ -83,17 +94,18 @@ def test_the_key_depends_on_what_is_needed_and_not_on_its_order():
 def test_auto_takes_the_servers_own_environment_where_it_fits(tmp_path):
     (tmp_path / "requirements.txt").write_text("numpy\npandas\n")
     said = []
-    found = environments.interpreter(tmp_path, "auto", tmp_path / "env", 60, said.append)
+    found = environments.interpreter(tmp_path, "auto", tmp_path / "env", 60, said.append, prove)
     assert (found, said) == (sys.executable, [])
     assert not (tmp_path / "env").exists()
 
 
-def wheel(folder, name, version):
-    """A wheel of one module, whole enough for an installer."""
+def wheel(folder, name, version, *modules):
+    """A wheel of one module, or of these, whole enough for an installer."""
     info = f"{name}-{version}.dist-info"
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", f"VERSION = '{version}'\n")
+        for module in modules or (f"{name}.py",):
+            archive.writestr(module, f"VERSION = '{version}'\n")
         archive.writestr(
             f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         )
@@ -108,8 +120,9 @@ def wheel(folder, name, version):
 def index(tmp_path, monkeypatch):
     """Packages that uv may install, and no others: nothing is fetched."""
     folder = tmp_path / "wheels"
-    for name in ("mlflow_skinny", *environments.WORKER_NEEDS, "answer"):
-        wheel(folder, name, "3.17.2" if name == "mlflow_skinny" else "42.0")
+    wheel(folder, "mlflow_skinny", "3.17.2", "mlflow/__init__.py")
+    for name in (*building.WORKER_NEEDS, "answer"):
+        wheel(folder, name, "42.0")
     monkeypatch.setenv("UV_NO_INDEX", "1")
     monkeypatch.setenv("UV_FIND_LINKS", str(folder))
     return folder
@@ -120,25 +133,74 @@ def test_an_isolated_environment_is_built_once_and_says_how_far_it_is(tmp_path, 
     model.mkdir()
     (model / "requirements.txt").write_text("answer==42.0\nmlflow-skinny==3.17.2\n")
     (model / "python_env.yaml").write_text(f"python: {platform.python_version()}\n")
-    python = environments.interpreter(model, "auto", place, 120, said.append)
+    python = environments.interpreter(model, "auto", place, 120, said.append, prove)
     assert python != sys.executable
     code = "import answer; print(answer.VERSION)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "42.0"
     assert said[0].startswith("The server's environment lacks answer==42.0")
-    assert any(line.startswith("Installed") for line in said)
-    assert "answer==42.0" in environments.build_log(place, model)
+    stages_told = [line.partition(" s: ")[2] for line in said[1:]]
+    assert {"resolving", "installing 7 packages", "importing", "ready"} <= set(stages_told)
+    built = environments.build_log(place, model)
+    assert "answer==42.0" in built
+    assert "s] importing" in built
+    assert "DEBUG" not in built
     again = []
-    assert environments.interpreter(model, "isolated", place, 120, again.append) == python
+    assert environments.interpreter(model, "isolated", place, 120, again.append, prove) == python
     assert again == []
+
+
+def test_a_stage_is_told_from_what_uv_prints():
+    progress = stages.Progress()
+    assert progress.told(0) == "making it"
+    progress.enter("resolving")
+    progress.feed("DEBUG Searching for a compatible version of numpy (>=1.22.0)")
+    assert progress.told(0) == "resolving"
+    for line in (
+        "Resolved 6 packages in 520ms",
+        f"{stages.UNCACHED}a==1",
+        f"{stages.UNCACHED}b==2",
+    ):
+        progress.feed(line)
+    assert [progress.told(fetched) for fetched in (0, 1, 5)] == [
+        "downloading 0/2",
+        "downloading 1/2",
+        "downloading 2/2",
+    ]
+    progress.feed("Prepared 2 packages in 4.08s")
+    assert progress.told(2) == "installing 6 packages"
+
+
+def test_an_environment_whose_packages_do_not_load_says_why(tmp_path, index):
+    wheel(index, "mlflow_skinny", "3.17.3", "mlflow/__init__.py")
+    model, settings = tmp_path / "model", Settings(data_dir=tmp_path / "d")
+    model.mkdir()
+    settings.run_dir.mkdir(parents=True)
+    (model / "requirements.txt").write_text("mlflow-skinny==3.17.3\n")
+
+    async def built():
+        backend, loop = local.Local(settings), asyncio.get_running_loop()
+
+        def in_a_zygote(python):
+            return asyncio.run_coroutine_threadsafe(backend.zygotes.imported(python), loop)
+
+        asked = (model, "isolated", tmp_path / "env", 120, lambda line: None, in_a_zygote)
+        try:
+            return await asyncio.to_thread(environments.interpreter, *asked)
+        finally:
+            backend.close()
+
+    with pytest.raises(building.BuildFailed, match=r"cannot be imported.*"):
+        asyncio.run(built())
+    assert "No module named 'mlflow.pyfunc'" in environments.build_log(tmp_path / "env", model)
 
 
 def test_an_environment_that_cannot_be_built_says_why(tmp_path, index):
     model = tmp_path / "model"
     model.mkdir()
     (model / "requirements.txt").write_text("answer==43.0\n")
-    with pytest.raises(environments.BuildFailed, match=r"answer==43\.0"):
-        environments.interpreter(model, "isolated", tmp_path / "env", 120, lambda line: None)
+    with pytest.raises(building.BuildFailed, match=r"answer==43\.0"):
+        environments.interpreter(model, "isolated", tmp_path / "env", 120, lambda line: None, prove)
 
 
 def test_half_an_environment_is_built_again(tmp_path, index):
@@ -148,6 +210,6 @@ def test_half_an_environment_is_built_again(tmp_path, index):
     half = place / environments.key(environments.needs(model))
     half.mkdir(parents=True)
     (half / "leftover").touch()
-    python = environments.interpreter(model, "isolated", place, 120, lambda line: None)
+    python = environments.interpreter(model, "isolated", place, 120, lambda line: None, prove)
     assert subprocess.run([python, "-c", "import answer"], check=False).returncode == 0
     assert not (half / "leftover").exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from capture.settings import Settings
-from serving import processes
-from serving.controller import local, replicas
+from serving import logs, processes
+from serving.controller import local, orders, replicas
 
 ENTITY = "e" * 32
 
@@ -29,7 +29,7 @@ def backend(settings):
 
 
 def order(settings, folder, replica_id="0123456789ab", fresh=False, **variables):
-    log = local.log_path(settings, "numbers", "double", replica_id)
+    log = orders.log_path(settings, "numbers", "double", replica_id)
     spec = {
         "endpoint": "numbers",
         "entity": "double",
@@ -42,7 +42,7 @@ def order(settings, folder, replica_id="0123456789ab", fresh=False, **variables)
         "max_batch": 64,
         "log": str(log),
     }
-    return local.Order(replica_id, sys.executable, spec, variables, log, fresh)
+    return orders.Order(replica_id, sys.executable, spec, variables, log, fresh)
 
 
 async def answered(process, ordered):
@@ -107,7 +107,7 @@ def test_a_model_that_raises_ends_its_process_and_leaves_its_words(
     ordered = order(settings, models.folders["2"], fresh=True)
     process = asyncio.run(backend.start(ordered))
     eventually(lambda: not processes.alive(process))
-    assert "RuntimeError: the weights are missing" in local.tail(ordered.log)
+    assert "RuntimeError: the weights are missing" in logs.tail(ordered.log)
 
 
 def test_what_does_not_end_in_time_is_killed_with_its_group(backend, settings, models, eventually):
@@ -125,30 +125,6 @@ def test_what_does_not_end_in_time_is_killed_with_its_group(backend, settings, m
 
 def test_an_interpreter_that_is_not_there_is_told(backend, settings, models):
     ordered = order(settings, models.folders["1"])
-    gone = local.Order("1" * 12, "/nowhere/python", ordered.spec, {}, ordered.log, False)
+    gone = orders.Order("1" * 12, "/nowhere/python", ordered.spec, {}, ordered.log, False)
     with pytest.raises(local.StartFailed, match="No such file"):
         asyncio.run(backend.start(gone))
-
-
-def test_the_end_of_a_log_is_short_and_whole_lines(tmp_path):
-    path = tmp_path / "log"
-    assert local.tail(path) == ""
-    path.write_text("".join(f"line {i}\n\n" for i in range(1000)))
-    assert local.tail(path).splitlines() == [f"line {i}" for i in range(985, 1000)]
-    path.write_text('Traceback\n{"time": "2026", "event": "model_loaded"}\n')
-    assert local.tail(path) == "Traceback"
-    path.write_text("x" * 10_000)
-    assert len(local.tail(path)) == local.TAIL_CHARACTERS
-
-
-def test_a_log_is_kept_by_size_and_its_writer_goes_on(tmp_path):
-    path = tmp_path / "log"
-    with path.open("ab") as writer:
-        writer.write(b"old line\n" * (local.LOG_BYTES // 9 + 1))
-        writer.flush()
-        local.trim(path)
-        writer.write(b"new line\n")
-    assert path.stat().st_size <= local.LOG_KEPT_BYTES + 9
-    text = path.read_bytes()
-    assert text.startswith(b"old line\n")
-    assert text.endswith(b"old line\nnew line\n")

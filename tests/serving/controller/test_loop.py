@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from capture import database, names
+from capture import database, lives, names
 from capture.settings import Settings
-from serving import processes, replica_state, state, wire
+from serving import logs, processes, replica_state, state, wire
+from serving.controller import devices
 
 
 class House:
@@ -289,11 +292,102 @@ def test_an_idle_entity_sleeps_and_waiting_requests_wake_one_replica(running, ev
     serve(running, eventually, "sleepy", lazy)
     eventually(lambda: not running.replicas(lazy))
     assert running.said(lazy).message == "Scaled to zero"
+    (template,) = eventually(lambda: templates(running))
     running.demand(lazy, waiting=200)
     (replica,) = eventually(lambda: running.replicas(lazy, only="READY"))
     assert asked(replica, 2.0) == 4.0
+    assert parent(replica.pid) == template
     running.demand(lazy, waiting=0)
     eventually(lambda: not running.replicas(lazy))
+    running.delete("sleepy")
+    eventually(lambda: processes.identity(template) is None)
+
+
+def templates(house):
+    """Pids of the templates that take orders."""
+    found = []
+    for path in house.settings.run_dir.glob("t-*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(path))
+            found.append(
+                struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            )
+    return found
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.slow
+def test_a_fork_that_hangs_is_replaced_by_a_fresh_process(running, eventually):
+    shy = entity("shy", "6")
+    serve(running, eventually, "shy", shy)
+    (replica,) = running.replicas(shy)
+    assert asked(replica, 1.0) == 1.0
+    assert Path(f"/proc/{replica.pid}/cmdline").read_text().split("\0")[2] == "serving.worker"
+    running.delete("shy")
+
+
+@pytest.mark.slow
+def test_a_gigabyte_of_prints_does_not_stay_on_the_disk(running, eventually):
+    chatty = entity("chatty", "5")
+    running.create("chatty")
+    running.configure("chatty", chatty)
+    eventually(lambda: running.endpoint("chatty").config_update == state.NOT_UPDATING)
+    (replica,) = running.replicas(chatty)
+    assert asked(replica, 1.0) == 1.0
+    eventually(
+        lambda: (
+            sum(
+                path.stat().st_size
+                for path in (running.settings.logs_dir / "chatty" / "chatty").iterdir()
+            )
+            <= logs.LOG_BYTES
+        )
+    )
+    kept = logs.of_entity(running.settings, "chatty", "chatty")
+    assert "x" * 99 in kept.splitlines()
+    running.delete("chatty")
+
+
+def test_an_entity_that_waits_for_a_gpu_says_so_and_can_be_replaced_and_deleted(
+    running, eventually
+):
+    if devices.present():
+        pytest.skip("this machine has what the entity asks for")
+    waits = entity("waits", "1", workload_type="GPU_SMALL")
+    running.create("gpu")
+    running.configure("gpu", waits)
+    said = "Waiting for a GPU: GPU_SMALL takes 1 GPU, this machine has none"
+    eventually(lambda: running.said(waits).message.startswith(said))
+    assert running.endpoint("gpu").config_update == state.IN_PROGRESS
+    running.configure("gpu", entity("plain", "1"))
+    eventually(lambda: running.endpoint("gpu").config_update == state.NOT_UPDATING)
+    running.configure("gpu", waits)
+    eventually(lambda: running.said(waits).message.startswith(said))
+    running.delete("gpu")
+    eventually(lambda: not running.replicas(waits))
+
+
+def test_templates_end_with_a_killed_controller_and_the_next_makes_its_own(
+    models, tmp_path, eventually
+):
+    house = House(tmp_path, models, scale_to_zero_after_seconds=0.2)
+    try:
+        house.start()
+        lazy = entity("lazy", "1", scale_to_zero_enabled=True)
+        serve(house, eventually, "sleepy", lazy)
+        (before,) = eventually(lambda: templates(house))
+        assert house.end(signal.SIGKILL) == -signal.SIGKILL
+        eventually(lambda: processes.identity(before) is None)
+        house.start()
+        (after,) = eventually(lambda: templates(house))
+        assert house.end() == 0
+        eventually(lambda: processes.identity(after) is None)
+        assert not list(house.settings.run_dir.glob("t-*"))
+    finally:
+        house.close()
 
 
 def test_a_model_over_its_memory_is_not_let_in(models, tmp_path, eventually):
@@ -337,5 +431,10 @@ def test_replicas_survive_the_controller_and_are_adopted(models, tmp_path, event
         assert house.replicas() == []
         assert not any(processes.identity(each.pid) for each in last)
         assert not list(house.settings.run_dir.glob("*.sock"))
+        with database.reading(house.engine) as connection:
+            lived = lives.between(connection, None, None, "lasting")
+        assert [life.served_entity for life in lived] == ["one", "two", "one"]
+        assert {life.replica_id for life in lived} == {r.id for r in (*before, *kept, *last)}
+        assert all(life.until_ms > life.from_ms for life in lived)
     finally:
         house.close()

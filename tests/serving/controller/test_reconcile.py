@@ -34,13 +34,24 @@ def replica(id="r1", entity_id="e1", state="READY", **changes):
     return shapes.Replica(id=id, endpoint_id="ep", entity_id=entity_id, state=state, **facts)
 
 
-def plan(endpoints, replicas=(), memory=None, now=1000.0, demand=None, states=None, prepared=None):
+def plan(
+    endpoints,
+    replicas=(),
+    memory=None,
+    now=1000.0,
+    demand=None,
+    states=None,
+    prepared=None,
+    gpus=(0, 0),
+):
     entities = {e.id for one in endpoints for e in (*one.active, *one.pending)}
     observed = shapes.Observed(
         replicas=replicas,
         preparations=dict.fromkeys(entities, PREPARED) if prepared is None else prepared,
         demand=demand or {},
         states=states or {},
+        gpus=gpus[0],
+        free_gpus=gpus[1],
     )
     return reconcile.reconcile(endpoints, observed, memory or {}, LIMITS, now)
 
@@ -54,6 +65,28 @@ def state(made, entity_id="e1"):
 
 
 PROVEN = shapes.Memory(proven=True, busy_at=1000.0)
+
+
+# devices
+
+
+def test_an_entity_waits_for_the_gpus_that_it_takes_and_says_for_what():
+    wants = entity(gpus=4, workload="MULTIGPU_MEDIUM")
+    none, few = (plan([endpoint(pending=[wants])], gpus=(n, n)) for n in (0, 2))
+    for made in (none, few):
+        assert of(Start, made) == of(Fail, made) == of(Complete, made) == []
+        assert state(made).deployment == "DEPLOYMENT_CREATING"
+    said = "Waiting for a GPU: MULTIGPU_MEDIUM takes 4 GPUs, this machine has"
+    rest = "; change workload_type or delete the endpoint."
+    assert [state(none).message, state(few).message] == [f"{said} none{rest}", f"{said} 2{rest}"]
+
+
+def test_gpus_are_given_out_once():
+    one, two = (entity(i, gpus=1, workload="GPU_SMALL") for i in ("e1", "e2"))
+    made = plan([endpoint(pending=[one, two])], gpus=(1, 1))
+    assert [step.entity_id for step in of(Start, made)] == ["e1"]
+    assert state(made, "e2").message == "Waiting for a GPU: GPU_SMALL takes 1 GPU; others use them."
+    assert len(of(Start, plan([endpoint(pending=[one, two])], gpus=(2, 2)))) == 2
 
 
 # starting
@@ -231,6 +264,7 @@ def test_a_frozen_replica_is_ended_and_counts_as_a_failure():
     frozen = replica(silent_seconds=LIMITS.freeze_seconds)
     made = plan([endpoint(active=[entity()])], [frozen], {"e1": PROVEN})
     assert of(Stop, made)[0].finish is False
+    assert of(Stop, made)[0].kill  # it could not hear that it should end
     assert made.memory["e1"].failures == 1
 
 
@@ -245,6 +279,24 @@ def test_a_replica_whose_model_does_not_return_is_ended():
 def test_a_replica_over_its_memory_is_ended():
     made = plan([endpoint(active=[entity()])], [replica(memory_share=1.01)], {"e1": PROVEN})
     assert "memory" in of(Stop, made)[0].reason
+    assert of(Stop, made)[0].kill  # in the second that it is asked it takes gigabytes
+
+
+def test_looks_are_short_only_while_something_may_need_a_step():
+    left = {"gone": shapes.Demand(0, 2, 5)}
+    still = shapes.Observed([replica()], demand={"e1": shapes.Demand(0, 0, 5), **left})
+    calm = shapes.Plan((), {"e1": PROVEN})
+    assert not reconcile.is_restless(still, calm, 1000.0)
+    for changes in (
+        {"replicas": [replica(state="STARTING")]},
+        {"replicas": [replica(growing=True)]},
+        {"replicas": [replica(silent_seconds=1)]},
+        {"demand": {"e1": shapes.Demand(0, 1, 5)}},
+        {"preparations": {"e1": shapes.Preparation("working")}},
+    ):
+        assert reconcile.is_restless(dataclasses.replace(still, **changes), calm, 1000.0)
+    waits = shapes.Plan((), {"e1": dataclasses.replace(PROVEN, retry_at=1001.0)})
+    assert reconcile.is_restless(still, waits, 1000.0)
 
 
 def test_a_leaking_replica_is_replaced_the_new_one_first():
@@ -255,6 +307,13 @@ def test_a_leaking_replica_is_replaced_the_new_one_first():
     second = plan([endpoint(active=[entity()])], [leaking, replica("r2")], first.memory)
     assert of(Drain, second) == [Drain("r1")]
     assert of(Start, second) == []
+
+
+def test_a_replica_close_to_its_limit_gets_no_more_requests_while_the_new_one_starts():
+    close = replica("r1", memory_share=0.92, memory_share_at_ready=0.2)
+    made = plan([endpoint(active=[entity()])], [close, replica("r2", state="STARTING")])
+    assert of(Drain, made) == [Drain("r1")]
+    assert of(Stop, made) == []
 
 
 def test_a_model_that_is_large_from_the_start_is_left_alone():

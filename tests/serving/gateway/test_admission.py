@@ -13,7 +13,7 @@ ENDPOINT = [{"calls": 3, "renewal_period": "minute", "key": "endpoint"}]
 
 def passes(limits, rules, user, now):
     try:
-        limits.admit("e", rules, user, now)
+        limits.admit(admission.counted("e", rules, user), now)
     except errors.RequestLimitExceeded:
         return False
     return True
@@ -50,7 +50,7 @@ def test_a_refusal_says_the_limit_and_when_to_come_again():
     limits = admission.RateLimits()
     with pytest.raises(errors.RequestLimitExceeded) as refused:
         for _ in range(3):
-            limits.admit("e", USER, "u", 0.0)
+            limits.admit(admission.counted("e", USER, "u"), 0.0)
     assert refused.value.message == "2 calls per minute for user 'u'."
     assert errors.headers(refused.value) == {"Retry-After": "30"}
 
@@ -92,3 +92,15 @@ def test_retries_are_a_fifth_of_what_is_active_and_at_least_three():
 def test_one_that_sleeps_is_waited_for_as_long_as_a_model_one_that_crashed_is_not():
     assert admission.longest_wait_seconds(None, 100.0, 30, 297) == 297
     assert admission.longest_wait_seconds(95.0, 100.0, 30, 297) == 30
+
+
+def test_of_too_many_buckets_the_one_unused_for_longest_goes():
+    limits = admission.RateLimits()
+    spent = [passes(limits, USER, name, 0.0) for name in ("kept", "gone") for _ in range(2)]
+    assert spent == [True] * 4
+    for i in range(admission.MOST_BUCKETS - 2):
+        limits.admit(admission.counted("e", USER, f"user-{i}"), 0.0)
+    assert not passes(limits, USER, "kept", 0.0)  # it was used just now
+    limits.admit(admission.counted("e", USER, "one too many"), 0.0)
+    assert not passes(limits, USER, "kept", 0.0)
+    assert passes(limits, USER, "gone", 0.0)  # forgotten, so it begins anew

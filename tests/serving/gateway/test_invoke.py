@@ -2,10 +2,12 @@ import gzip
 import json
 import re
 import time
+from uuid import UUID
 
 import pytest
 
-from serving.gateway import invoke
+from capture import names
+from serving.gateway import recent
 
 GOOD = [{"c0": 4, "c1": 0}]
 
@@ -246,10 +248,18 @@ def test_a_full_log_is_told_before_the_model_works(gateway):
 
 
 def test_of_recent_ids_at_least_the_newest_are_kept_and_not_twice_as_many():
-    recent = invoke.RecentIds(most=3)
+    known = recent.RecentIds(most=3)
     for number in range(100):
-        recent.add(str(number))
-        newest = range(max(0, number - 2), number + 1)
-        assert all(str(one) in recent for one in newest)
-        assert len(recent) <= 2 * 3
-    assert "0" not in recent
+        known.add(number)
+        assert all(known.has(one) for one in range(max(0, number - 2), number + 1))
+        assert len(known) <= 2 * 3
+    assert not known.has(0)
+
+
+def test_recent_ids_know_a_request_by_the_text_of_its_id_and_by_its_clients():
+    known = recent.RecentIds()
+    request_id = names.new_request_id()
+    known.add(UUID(request_id).int, b"order-1")
+    assert known.has_request(request_id) and known.has("order-1")
+    assert not known.has_request(names.new_request_id())
+    assert not known.has_request("order-1") and not known.has(request_id)

@@ -3,8 +3,12 @@
 import json
 import signal
 import socket
+import time
 
 import pytest
+
+from capture import database
+from serving import access, access_state
 
 GOOD = b'{"dataframe_records": [{"c0": 4, "c1": 0}]}'
 SLOW = b'{"dataframe_records": [{"c0": 5, "c1": 3}]}'
@@ -20,11 +24,63 @@ def test_one_connection_answers_many_queries(shared, asking):
             assert "connection" not in headers
 
 
+HEALTH = b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n"
+
+
+def test_a_head_that_came_before_may_bring_its_body_in_pieces_and_more_behind_it(shared, asking):
+    whole = asking("wild", GOOD)
+    with shared.connect() as bare:
+        bare.send(whole)
+        assert json.loads(bare.receive()[2]) == ANSWER
+        for cut in (len(whole) - len(GOOD), len(whole) - len(GOOD) + 1, len(whole) - 1):
+            bare.send(whole[:cut])
+            assert shared.get("/health").status == 200  # by now the first piece was read
+            bare.send(whole[cut:] + HEALTH + whole)
+            bodies = [json.loads(bare.receive()[2]) for _ in range(3)]
+            assert bodies == [ANSWER, {"status": "ok"}, ANSWER]
+
+
+def test_a_head_that_came_before_is_told_from_others(shared, asking):
+    other = b'{"dataframe_records": [{"c0": 5, "c1": 0}]}'
+    bad = b'{"dataframe_records": [{"c0": 5}]}'
+    with shared.connect() as bare:
+        for body, answer in ((GOOD, 8.0), (other, 10.0), (bad, None), (GOOD, 8.0)):
+            bare.send(asking("wild", body))
+            status, _, told = bare.receive()
+            assert (status == 200, json.loads(told).get("predictions", [None])) == (
+                answer is not None, [answer],
+            )  # fmt: skip
+        bare.send(asking("elsewhere", GOOD))
+        assert bare.receive()[0] == 404
+
+
+def test_a_token_ends_on_a_connection_that_used_it(shared, asking, eventually):
+    expires_ms = time.time_ns() // 1_000_000 + 3_000
+    lasting, brief = shared.token("u"), access.token_text("f" * 16, "y" * 43)
+    row = access_state.Token("f" * 16, "u", None, access.token_hash(brief), 1, expires_ms, None)
+    with database.transaction(shared.engine) as db:
+        access_state.add_token(db, row)
+    shared.taken_over()
+    with shared.connect() as bare:
+
+        def status(token):
+            mine = b"Bearer " + token.encode()
+            bare.send(asking("wild", GOOD).replace(b"Bearer bootstrap-admin-token", mine))
+            return bare.receive()[0]
+
+        assert [status(lasting), status(lasting)] == [200, 200]
+        assert status(brief) == 200 or time.time_ns() // 1_000_000 >= expires_ms
+        with database.transaction(shared.engine) as db:
+            access_state.revoke_token(db, lasting[3:19], 1)
+        shared.taken_over()
+        assert status(lasting) == 403
+        assert eventually(lambda: status(brief) == 403)
+
+
 def test_pipelined_queries_are_answered_in_their_order(shared, asking):
     other = b'{"dataframe_records": [{"c0": 5, "c1": 0}]}'
-    health = b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n"
     with shared.connect() as bare:
-        bare.send(asking("wild", SLOW) + health + asking("wild", GOOD) + asking("wild", other))
+        bare.send(asking("wild", SLOW) + HEALTH + asking("wild", GOOD) + asking("wild", other))
         bodies = [json.loads(bare.receive()[2]) for _ in range(4)]
     assert bodies == [
         {"predictions": [10.0]},
@@ -102,6 +158,22 @@ def test_ambiguous_framing_is_refused_and_the_connection_closed(shared, asking, 
             "error_code": "BAD_REQUEST",
             "message": "Ambiguous message framing.",
         }
+        assert bare.closed()
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"1" + b"0" * 17 + b"\r\n", b"5\n"])
+def test_a_chunk_that_cannot_be_read_is_refused_at_once(shared, asking, chunk):
+    head = asking("wild", b"", ["transfer-encoding: chunked"])
+    with shared.connect() as bare:
+        bare.send(head.replace(b"content-length: 0\r\n", b"") + chunk)
+        assert bare.receive()[0] == 400
+        assert bare.closed()
+
+
+def test_http_1_1_without_a_host_is_refused(shared, asking):
+    with shared.connect() as bare:
+        bare.send(asking("wild", GOOD).replace(b"host: test\r\n", b""))
+        assert bare.receive()[0] == 400
         assert bare.closed()
 
 
@@ -185,12 +257,16 @@ def test_trickled_headers_and_bodies_and_idle_connections_are_closed(impatient, 
         impatient.connect() as body,
         impatient.connect() as idle,
         impatient.connect() as used,
+        impatient.connect() as known,
     ):
         headers.send(b"POST /serving-endpoints/wild/invocations HTTP/1.1\r\nhost:")
         body.send(asking("wild", GOOD)[:-3])
         used.send(asking("wild", GOOD))
         assert used.receive()[0] == 200
-        assert all(bare.closed() for bare in (headers, body, idle, used))
+        known.send(asking("wild", GOOD))
+        assert known.receive()[0] == 200
+        known.send(asking("wild", GOOD)[:-3])
+        assert all(bare.closed() for bare in (headers, body, idle, used, known))
 
 
 def test_a_client_that_never_reads_is_cut_off(impatient, asking):

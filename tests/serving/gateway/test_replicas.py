@@ -173,6 +173,14 @@ def test_a_model_over_its_time_is_a_504(tight, eventually):
     assert answer.json["message"] == "'m' did not answer within 1.2 s."
 
 
+def test_only_the_request_that_the_model_has_is_over_its_time(tight, eventually):
+    tight.endpoint("behind", [("m", "wild", 100)])
+    assert eventually(lambda: tight.ask("behind", GOOD).status == 200)
+    slow, *others = Crowd(tight, "behind", [SLOW, GOOD, GOOD, GOOD]).answers()
+    assert slow.status == 504
+    assert {answer.status for answer in others} <= {200, 503}  # before it, or in line behind it
+
+
 def test_who_waits_too_long_in_line_gets_a_503(tight, eventually):
     tight.endpoint("line", [("m", "wild", 100)])
     assert eventually(lambda: tight.ask("line", GOOD).status == 200)

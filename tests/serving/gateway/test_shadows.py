@@ -173,7 +173,9 @@ def test_a_version_can_be_tried_past_the_record(shared):
     counted = [line for line in lines if line.startswith("inferlake_requests_total")]
     assert [line for line in counted if '"tried"' in line] == []
     missing = shared.post(path.replace("/s/", "/nobody/"), {})
-    assert missing.json["message"] == "Served entity 'nobody' of endpoint 'tried' does not exist."
+    assert missing.json["message"] == (
+        "Served entity 'nobody' of endpoint 'tried' does not exist; it serves: m, s."
+    )
     assert shared.post(path, {}, token=shared.token("u")).status == 403
 
 

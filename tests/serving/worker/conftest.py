@@ -330,6 +330,22 @@ def worker(tmp_path, models, zygote):
 
 
 @pytest.fixture
+def unstarted(tmp_path, models):
+    """unstarted(name of a model, name of its folder) -> its spec and log, for a parent to fork."""
+    made = []
+
+    def make(name, place="one"):
+        (tmp_path / place).mkdir()
+        made.append(Process(tmp_path / place, Path(models) / name))
+        return made[-1]
+
+    yield make
+    for process in made:
+        if process.pid is not None:
+            process.end()
+
+
+@pytest.fixture
 def fresh(tmp_path, models):
     """fresh(name of a model) -> (replica, its Popen): started by the plain command."""
     started = []

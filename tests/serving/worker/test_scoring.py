@@ -53,6 +53,11 @@ def refusal(body: bytes) -> str:
         (b'{"inputs": 1, "params": [1]}', "params must be an object; found a list."),
         (b'{"inputs": 1, "client_request_id": 7}', "client_request_id must be a string; found the"),
         (b'{"inputs": 1, "usage_context": {"a": 1}}', "usage_context must be an object of string"),
+        (b'{"inputs": 1, "usage_context": {"a": %d}}' % 2**70, "usage_context must be an object"),
+        (
+            b'{"dataframe_split": {"columns": ["a", "b"], "data": [1]}}',
+            "data[0] must be a list of 2",
+        ),
     ],
 )
 def test_a_bad_body_is_told_what_and_where(body, message):
@@ -177,3 +182,19 @@ def test_a_joint_answer_is_cut_as_it_was_joined(counts):
     assert [value for part in parts for value in part] == answer
     assert scoring.split(answer[:-1], counts) is None
     assert scoring.split({"a": 1}, counts) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"instances": 3}, "instances must be a list; found the number 3."),
+        ({"instances": [{"age": 1}, 2]}, "instances[1] must be an object; found the number 2."),
+        ({"instances": [[1], {}]}, "instances[1] must be like those before; found an object."),
+        (
+            {"inputs": {"age": [1, 2], "visits": [1]}},
+            "inputs.visits has 1 value, while inputs.age has 2 values.",
+        ),
+    ],
+)
+def test_forms_that_mlflow_refuses_are_told_by_what_is_odd_in_them(data, message):
+    assert scoring.explain(data, COLUMNS) == message

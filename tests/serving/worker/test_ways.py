@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from mlflow.pyfunc import scoring_server
 
 from capture import errors
 from serving import wire
-from serving.worker import model
+from serving.worker import linear, model
 
 # As the worker does: the numpy way leaves names out by intention; pandas looks at odd values.
 pytestmark = [
@@ -32,7 +33,90 @@ def loaded(models):
 
 def test_scikit_learn_on_doubles_is_proven_on_both_ways(loaded):
     for name in ("linear", "proba", "forest"):
-        assert loaded[name].proofs == {"numpy": "proven", "frame": "proven", "mlflow": "proven"}
+        proofs = loaded[name].proofs
+        assert [proofs[way] for way in ("numpy", "frame", "mlflow")] == ["proven"] * 3
+
+
+def test_the_arithmetic_of_a_linear_model_is_proven_and_that_of_others_is_not(loaded):
+    assert loaded["linear"].proofs["linear"] == "proven"
+    assert loaded["proba"].proofs["linear"] == "answers differ at 1 rows"
+    why = "the model is not one of scikit-learn's linear ones"
+    assert loaded["forest"].proofs["linear"] == why
+    assert loaded["mixed"].proofs["linear"].startswith("numpy is not proven")
+
+
+@pytest.mark.parametrize("classes", [(0, 1), ("no", "yes"), ("a", "b", "c")])
+def test_a_linear_classifier_answers_what_scikit_learn_does(classes):
+    from sklearn.linear_model import LogisticRegression, SGDClassifier
+    from sklearn.svm import LinearSVC
+
+    chance = np.random.default_rng(0)
+    rows = np.asfortranarray(chance.normal(size=(300, 5)))
+    target = np.array(classes)[(rows[:, 0] * 2).astype(int) % len(classes)]
+    for kind in (LogisticRegression, SGDClassifier, LinearSVC):
+        fitted = kind().fit(rows, target)
+        predict = linear.engine(fitted)
+        for count in (1, 2, 64, 300):
+            assert predict(rows[:count]).tolist() == fitted.predict(rows[:count]).tolist()
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_linear_regressor_answers_what_scikit_learn_does_in_every_bit(outputs):
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    chance = np.random.default_rng(0)
+    rows = np.asfortranarray(chance.normal(size=(300, 5)))
+    target = rows @ chance.normal(size=(5, outputs))
+    for kind in (LinearRegression, Ridge):
+        fitted = kind().fit(rows, target if outputs > 1 else target.ravel())
+        predict = linear.engine(fitted)
+        for count in (1, 2, 64, 300):
+            assert predict(rows[:count]).tobytes() == fitted.predict(rows[:count]).tobytes()
+
+
+def test_a_linear_model_with_a_predict_of_its_own_has_no_arithmetic_of_ours():
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor
+
+    class Careful(LogisticRegression):
+        def predict(self, X):
+            return super().predict(X)[::-1]
+
+    rows = np.arange(8.0).reshape(4, 2)
+    assert linear.engine(Careful().fit(rows, [0, 1, 0, 1])) is None
+    assert linear.engine(PoissonRegressor().fit(rows, [1, 2, 3, 4])) is None
+    wrapped = LogisticRegression().fit(rows, [0, 1, 0, 1])
+    assert linear.engine(wrapped) is not None
+    wrapped.predict = lambda X: [0] * len(X)
+    assert linear.engine(wrapped) is None
+
+
+def test_a_null_reaches_scikit_learn_itself_which_refuses_it(tmp_path):
+    """An optional column may be null, of which arithmetic alone would make a nan."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.sklearn.save_model(
+        LinearRegression().fit(pd.DataFrame({"x": [0.0, 1.0]}), [0.0, 1.0]),
+        tmp_path / "m",
+        signature=ModelSignature(
+            Schema([ColSpec("double", "x", required=False)]), Schema([ColSpec("double")])
+        ),
+        pip_requirements=["mlflow"],
+        serialization_format="cloudpickle",
+    )
+    found = model.Model(tmp_path / "m")
+    assert found.proofs["linear"] == "proven"
+
+    def asked(value):
+        body = json.dumps({"dataframe_records": [{"x": value}]}).encode()
+        return found.run([found.read(body, wire.JSON, False)])[0]
+
+    assert asked(0.5).status == 200 and found.counts["linear"] == 1
+    refused = asked(None)
+    assert refused.status == 400 and b"NaN" in refused.body
 
 
 def test_mixed_columns_are_proven_as_a_frame(loaded):

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,7 +31,7 @@ REFRESH_POLL_SECONDS = 0.05
 DELIVERY_POLL_SECONDS = 0.5
 JOB_POLL_SECONDS = 0.25
 AFTER_TROUBLE_SECONDS = 1.0
-CLEAN_HOURS = 24
+CLEAN_HOURS, FIRST_CLEAN_MINUTES = 24, 30
 READY_FILE = "monitor.ready"
 
 
@@ -44,7 +44,11 @@ class Schedules:
         self.known: dict[str, tuple[str, str]] = {}
 
     def start(self, clean: Callable[[], None]) -> None:
-        self.scheduler.add_job(clean, "interval", hours=CLEAN_HOURS, coalesce=True)
+        # The first time soon: a process that is restarted every day would never clean otherwise.
+        first = datetime.now(UTC) + timedelta(minutes=FIRST_CLEAN_MINUTES)
+        self.scheduler.add_job(
+            clean, "interval", hours=CLEAN_HOURS, coalesce=True, next_run_time=first
+        )
         self.scheduler.start()
 
     def follow(self) -> None:
@@ -223,8 +227,12 @@ class Process:
                 self.stop.wait(JOB_POLL_SECONDS)
 
     def _clean(self) -> None:
-        """Delete files of metric tables that nobody can read any more, and of old jobs."""
+        """Delete files of metric tables that nobody can read any more, and of old jobs; and what
+        was delivered long ago."""
         jobs.Runner(self.engine, self.settings, self.lease.renew).clean()
+        now_ms = time.time_ns() // 1_000_000
+        forgotten = delivery.forget(self.engine, self.settings.keep_deliveries_days, now_ms)
+        log.info("deliveries_forgotten", rows=forgotten)
         with database.reading(self.engine) as connection:
             found = state.all_monitors(connection)
         for monitor in found:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from capture import names, outbox
-from monitors import contract, decisions, experiment_state, recommendations
+from monitors import contract, costs, decisions, experiment_state, recommendations
 
 LASTING = ("dismissed", "snoozed")
 
@@ -22,13 +22,16 @@ def advise(
     shares: Mapping[str, int],
     drift: Sequence[Mapping[str, Any]],
     now_ms: int,
+    known_costs: Mapping[str, costs.Cost] | None = None,
 ) -> None:
-    """Write what follows from the decisions of one moment about an endpoint, with its events."""
+    """Write what follows from the decisions of one moment about an endpoint, with its events.
+
+    known_costs: of versions, as far as they are known."""
     experiment, moment = looks[0].experiment, looks[0].moment
     endpoint = experiment.endpoint
     holdout = int(experiment.body.get("holdout_percentage", 0))
     made = recommendations.recommend(
-        [one.decision for one in looks], shares, holdout, drift, moment
+        [one.decision for one in looks], shares, holdout, drift, moment, known_costs
     )
     known = experiment_state.find_recommendations(connection, endpoint)
     wanted = {f"{experiment.number}|{one.action['kind']}|{one.about or ''}": one for one in made}

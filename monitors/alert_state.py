@@ -356,6 +356,12 @@ def change_delivery(connection: sa.Connection, delivery_id: int, values: Mapping
     connection.execute(sa.update(deliveries).where(deliveries.c.id == delivery_id).values(**values))
 
 
+def forget_deliveries(connection: sa.Connection, state: str, before_ms: int) -> int:
+    """Drop deliveries that ended so before this time; gives their number."""
+    old = (deliveries.c.state == state, deliveries.c.ended_ms < before_ms)
+    return connection.execute(sa.delete(deliveries).where(*old)).rowcount
+
+
 def forget_endpoint(connection: sa.Connection, endpoint: str, now_ms: int) -> None:
     """The endpoint is gone: its rules go, its open alerts close."""
     connection.execute(

@@ -255,6 +255,29 @@ def load(folder: Path, shape: watched.Shape | None = None) -> Baseline | None:
         return None
 
 
+def load_profile(
+    folder: Path,
+    slice_: slices.Slice | None,
+    version: str | None,
+    column: str,
+    outputs: Sequence[str],
+) -> kept.Profile | None:
+    """Of what `save` kept the profile that one group of a window is compared with."""
+    try:
+        facts = orjson.loads((folder / kept.BASELINE_FACTS).read_bytes())
+        path = folder / kept.BASELINE_PROFILES
+        if slice_ is not None:
+            cuts = [(text, value) for text, value, _ in facts["slices"]]
+            if slice_ not in cuts:
+                return None
+            number = cuts.index(slice_)
+            facts, path = facts["slices"][number][2], folder / _slice_file(number)
+        group = kept.baseline_group(facts["versions"], version, column, outputs)
+        return kept.read_profile(path, group)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _read(facts: Mapping[str, Any], path: Path) -> Baseline:
     window = kept.read_window(path)
     return Baseline(

@@ -14,17 +14,19 @@ import orjson
 import polars as pl
 
 from monitors import (
+    arms,
     contract,
     experiment_state,
     experiments,
     followed,
     formulas,
-    intake,
+    held,
     roles,
     tables,
+    tallied,
 )
 
-VERSION = "served_entity_name"
+VERSION = tallied.VERSION
 DELAYS_OVER = timedelta(days=30)
 FEWEST_DELAYS = 100
 DELAY_QUANTILE = 0.9
@@ -119,7 +121,7 @@ class _Pair:
 
 def looks(
     experiment: experiment_state.Experiment,
-    rows: pl.DataFrame,
+    rows: held.Held,
     moment: datetime,
     starts_at_receipt: bool,
     known: followed.Followed,
@@ -130,8 +132,8 @@ def looks(
     if VERSION not in rows.columns or "route_split" not in rows.columns:
         return []
     start = _start(experiment, starts_at_receipt)
-    found = roles.assign(experiment.body, rows, start)
-    whole_hours = starts_at_receipt or not rows["row_index"].max()
+    found = roles.assign(experiment.body, rows.tally.splits, start)
+    whole_hours = starts_at_receipt or not rows.tally.most_index
     judged, named = [], columns_of(experiment.body)
     for who in found.pairs:
         policy = _policy(experiment, rows, who, found.started, start, moment, known)
@@ -146,7 +148,7 @@ def looks(
 
 def _policy(
     experiment: experiment_state.Experiment,
-    rows: pl.DataFrame,
+    rows: held.Held,
     who: roles.Roles,
     started: int,
     start: datetime | None,
@@ -161,13 +163,12 @@ def _policy(
         "challengers": max(started, int(experiment.body.get("challengers", 1))),
     }
     if "label_window_hours" not in experiment.body:
-        labels = rows.height - rows["label"].null_count() if "label" in rows.columns else 0
         policy["label_window_hours"] = known.label_window(
             experiment.endpoint,
             experiment.number,
-            labels,
+            rows.tally.labelled,
             moment,
-            lambda: label_window(_labelled(rows, start), who, moment),
+            lambda: label_window(_labelled(rows, start, who, moment), who, moment),
         )
     return policy
 
@@ -175,7 +176,7 @@ def _policy(
 def _judge(
     experiment: experiment_state.Experiment,
     pair: _Pair,
-    rows: pl.DataFrame,
+    rows: held.Held,
     moment: datetime,
     whole_hours: bool,
     known: followed.Followed,
@@ -187,7 +188,8 @@ def _judge(
         asked = followed.Asked(experiment.number, experiments.Policy.parse(pair.policy), pair.start)
         found = known.decide(experiment.endpoint, asked, rows, pair.prepared, moment)
     else:
-        found = experiments.evaluate(pair.prepared(rows), pair.policy, moment)
+        every = rows.frame(pair.start)
+        found = experiments.evaluate(pair.prepared(every), pair.policy, moment)
     if guarded is not None and guarded.action == "roll_back":
         return GUARD, guarded
     return MAIN, found
@@ -198,11 +200,11 @@ def _look(
     pair: _Pair,
     kind: str,
     decision: experiments.Decision,
-    rows: pl.DataFrame,
+    rows: held.Held,
     moment: datetime,
 ) -> Look:
-    version, requests = _newest_configuration(rows, pair.who)
-    compared = _compared(rows, pair.who, pair.start)
+    version, requests = rows.tally.newest_configuration(pair.who.challenger)
+    compared, newest = _compared(rows, pair.who, pair.start)
     return Look(
         experiment=experiment,
         roles=pair.who,
@@ -210,10 +212,10 @@ def _look(
         kind=kind,
         decision=decision.to_dict(),
         policy=pair.policy,
-        requests=len(compared),
+        requests=compared,
         config_version=version,
         challenger_requests=requests,
-        newest_row=_newest(compared),
+        newest_row=newest,
     )
 
 
@@ -226,51 +228,50 @@ def _start(experiment: experiment_state.Experiment, starts_at_receipt: bool) -> 
     return None
 
 
-def _labelled(rows: pl.DataFrame, start: datetime | None) -> pl.DataFrame:
-    """What `label_window` takes."""
-    named = {"version": VERSION, "request_time": "__time", "label": "label"}
-    chosen = rows if start is None else rows.filter(pl.col("__time") >= start)
-    times = [name for name in ("label_time",) if name in rows.columns]
-    return chosen.select(
-        *times, **{to: pl.col(of) for to, of in named.items() if of in rows.columns}
-    )
+def _labelled(
+    rows: held.Held, start: datetime | None, who: roles.Roles, moment: datetime
+) -> pl.DataFrame:
+    """What `label_window` takes: the champion's labelled rows, as far back as it looks."""
+    since = moment - DELAYS_OVER
+    since = since if start is None else max(since, start)
+    columns = (VERSION, "__time", "label", "label_time")
+    if not set(columns) <= set(rows.columns):
+        return pl.DataFrame()
+    chosen = (pl.col(VERSION) == who.champion) & pl.col("label").is_not_null()
+    parts = (part.filter(chosen) for part in rows.portions(since, None, columns))
+    return pl.concat(parts).rename({VERSION: "version", "__time": "request_time"})
 
 
-def _compared(rows: pl.DataFrame, who: roles.Roles, start: datetime | None) -> pl.Series:
-    """The times of the two versions' rows."""
-    pair = pl.col(VERSION).is_in([who.champion, who.challenger])
-    times = rows.select(pl.col("__time").filter(pair)).to_series()
-    return times if start is None else times.filter(times >= start)
+def _compared(
+    rows: held.Held, who: roles.Roles, start: datetime | None
+) -> tuple[int, datetime | None]:
+    """How many rows the two versions have, and the time of the newest."""
+    hours = rows.tally.hours.filter(pl.col("version").is_in([who.champion, who.challenger]))
+    count, newest = 0, None
+    if start is not None:
+        first = arms.microseconds(start) // arms.HOUR
+        hours = hours.filter(pl.col("hour") > first)
+        # Of the hour in which it started only some rows count.
+        end = arms.EPOCH + timedelta(hours=first + 1)
+        begun = rows.frame(start, end, [VERSION, "__time"])
+        begun = begun.filter(pl.col(VERSION).is_in([who.champion, who.challenger]))
+        count, newest = begun.height, begun["__time"].max()
+    last = hours["newest"].max()
+    if isinstance(last, int):
+        newest = arms.EPOCH + timedelta(microseconds=last)
+    return count + int(hours["rows"].sum()), newest if isinstance(newest, datetime) else None
 
 
 def _guarded(
-    body: Mapping[str, Any], pair: _Pair, rows: pl.DataFrame, moment: datetime
+    body: Mapping[str, Any], pair: _Pair, rows: held.Held, moment: datetime
 ) -> experiments.Decision | None:
     """The second look, at the newest hours alone."""
     if not body.get("guard"):
         return None
     since = moment - timedelta(hours=float(body["guard"]["window_hours"]))
     overrides = {key: value for key, value in body["guard"].items() if key != "window_hours"}
-    recent = pair.prepared(rows.filter(pl.col("__time") > since))
+    recent = pair.prepared(rows.frame(since + timedelta(microseconds=1)))
     return experiments.evaluate(recent, {**pair.policy, **overrides}, moment)
-
-
-def _newest_configuration(rows: pl.DataFrame, who: roles.Roles) -> tuple[int | None, int]:
-    """The newest configuration version among the rows, and the challenger's requests under it."""
-    if "config_version" not in rows.columns or not rows.height:
-        return None, 0
-    newest = rows["config_version"].max()
-    if not isinstance(newest, int):
-        return None, 0
-    # Each request has one row of index 0, however many rows it has.
-    under = (pl.col("config_version") == newest) & (pl.col(VERSION) == who.challenger)
-    requests = rows.select((under & (pl.col("row_index") == 0)).sum())
-    return newest, int(requests.item())
-
-
-def _newest(times: pl.Series) -> datetime | None:
-    found = times.max()
-    return intake.utc(found) if isinstance(found, datetime) else None
 
 
 def label_window(rows: pl.DataFrame, who: roles.Roles, moment: datetime) -> float | None:

@@ -34,6 +34,7 @@ GIVE_UP_AFTER_MS = 3 * 24 * 3_600_000
 ATTEMPT_SECONDS = 15.0
 AT_ONCE = 64
 SECRET_PREFIX = "whsec_"
+DEAD_TIMES = 3  # what was given up is kept so many times as long as what was delivered
 
 
 def new_secret() -> str:
@@ -131,6 +132,19 @@ def dispatch(engine: sa.Engine) -> None:
                         event.created_ms,
                     )
         outbox.mark_dispatched(connection, [event.id for event in events])
+
+
+def forget(engine: sa.Engine, keep_days: int, now_ms: int) -> int:
+    """Drop what was delivered `keep_days` ago, and what was given up that often DEAD_TIMES ago: a
+    person may still look for it. Gives the number of rows."""
+    day_ms = 24 * 3_600_000
+    with database.transaction(engine) as connection:
+        kept_ms, dead_ms = (now_ms - days * day_ms for days in (keep_days, DEAD_TIMES * keep_days))
+        return (
+            outbox.forget_before(connection, kept_ms)
+            + alert_state.forget_deliveries(connection, "delivered", kept_ms)
+            + alert_state.forget_deliveries(connection, "dead", dead_ms)
+        )
 
 
 def deliver_waiting(

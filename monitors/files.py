@@ -131,9 +131,7 @@ def _folder(path: Path) -> list[Part]:
 
 
 def _types(schema: pa.Schema) -> Schema:
-    frame = pl.from_arrow(schema.empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    return dict(frame.schema)
+    return dict(pl.Schema(schema))  # by way of an empty table it would import pandas
 
 
 def _parquet(path: Path) -> Part:
@@ -162,10 +160,9 @@ def _parquet(path: Path) -> Part:
                 for group in groups
                 if metadata.row_group(group).num_rows
             ]
-            empty = opened.schema_arrow.empty_table().select(list(columns))
-        frame = pl.from_arrow(pa.Table.from_batches(taken) if taken else empty)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        if not taken:
+            return pl.DataFrame(schema={name: schema[name] for name in columns})
+        return pl.DataFrame(pa.Table.from_batches(taken))
 
     return Part(schema, metadata.num_rows, batches, sample)
 

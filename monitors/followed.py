@@ -1,21 +1,19 @@
 """Experiments from look to look: a decision costs the blocks of time that changed since the last.
 
-What a monitor holds only grows: new rows come behind the old ones, and labels are joined to either.
-So the rows of the look before are compared with those of now; blocks with new rows, with other
-labels, or that time alone has changed are summarised anew, all others are known as sums. Whatever
-does not fit (another policy, rows read again, a look into the past) begins from all rows.
+Blocks with new rows, with other labels, or that time alone has changed are summarised anew, all
+others are known as sums. Whatever does not fit (another policy, rows held anew, a look into the
+past) begins from all rows, some blocks at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
-from monitors import arms, experiments, policies, summing, sums
+from monitors import arms, experiments, held, policies, summing, sums
 
-SAME = ("databricks_request_id", "row_index", "__time")
-LABELS = ("label", "label_time")
+ROWS_AT_ONCE = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,8 @@ class Asked:
 class _Known:
     asked: Asked
     moment: datetime
-    rows: pl.DataFrame
+    rows: held.Held
+    mark: int
     sums: sums.Sums
 
 
@@ -77,28 +76,33 @@ class Followed:
         self,
         endpoint: str,
         asked: Asked,
-        rows: pl.DataFrame,
+        rows: held.Held,
         prepared: Callable[[pl.DataFrame], pl.DataFrame],
         moment: datetime,
     ) -> experiments.Decision:
         """The decision on these rows at this moment.
 
-        rows: as a monitor keeps them, with `__time`; prepared: makes of them what
-        `experiments.evaluate` takes, block by block."""
-        block, key = _block(rows, asked.policy), (endpoint, asked.policy.challenger)
+        rows: as a monitor holds them; prepared: makes of them what `experiments.evaluate` takes,
+        block by block."""
+        key = (endpoint, asked.policy.challenger)
         self._forget_earlier(endpoint, asked.experiment)
         before = self._known.get(key)
-        changed = None if before is None else _changed(before, asked, rows, block, moment)
-        if before is None or changed is None:
-            self.summarised = rows.height
-            found = summing.summarise(prepared(rows), asked.policy, moment)
+        found = None
+        if before is not None and _goes_on(before, asked, rows, moment):
+            found = before.sums
+            changed = rows.changed_since(before.mark)
+            stale = sums.stale(found, moment)
         else:
-            part = rows.filter(block.is_in(changed.implode()))
-            self.summarised = part.height
+            changed, stale = rows.hours(), []
+        self.summarised = 0
+        for part in _parts(rows, asked, changed, stale):
+            self.summarised += part.height
             fresh = summing.summarise(prepared(part), asked.policy, moment)
-            found = sums.merge(before.sums, fresh)
-        held = rows.select(name for name in (*SAME, *LABELS) if name in rows.columns)
-        self._known[key] = _Known(asked, moment, held, found)
+            found = fresh if found is None else sums.merge(found, fresh)
+        if found is None:
+            nothing = prepared(rows.schema)
+            found = summing.summarise(nothing, asked.policy, moment)
+        self._known[key] = _Known(asked, moment, rows, rows.mark, found)
         return experiments.decide(found, moment)
 
     def _forget_earlier(self, endpoint: str, experiment: int) -> None:
@@ -111,26 +115,43 @@ class Followed:
             del self._known[key]
 
 
-def _block(rows: pl.DataFrame, policy: policies.Policy) -> pl.Series:
-    return rows["__time"].dt.epoch("us") // (policy.stratum_hours * arms.HOUR)
+def _goes_on(before: _Known, asked: Asked, rows: held.Held, moment: datetime) -> bool:
+    """Do the sums of the look before still stand for what did not change?"""
+    return before.asked == asked and before.rows is rows and moment >= before.moment
 
 
-def _changed(
-    before: _Known, asked: Asked, rows: pl.DataFrame, block: pl.Series, moment: datetime
-) -> pl.Series | None:
-    """The blocks to summarise anew; None: all of them."""
-    count = before.rows.height
-    old = rows.head(count)
-    if before.asked != asked or moment < before.moment or rows.height < count:
-        return None
-    if not old.select(SAME).equals(before.rows.select(SAME)):
-        return None
-    changed = [block.tail(rows.height - count), pl.Series(sums.stale(before.sums, moment))]
-    for name in LABELS:
-        if (name in rows.columns) != (name in before.rows.columns):
-            return None
-        if name in rows.columns:
-            if old[name].dtype != before.rows[name].dtype:
-                return None
-            changed.append(block.head(count).filter(old[name].ne_missing(before.rows[name])))
-    return pl.concat([part.cast(pl.Int64) for part in changed]).drop_nulls().unique()
+def _parts(
+    rows: held.Held, asked: Asked, hours: Sequence[int], blocks: Sequence[int]
+) -> Iterator[pl.DataFrame]:
+    """The rows of these hours' blocks and of these blocks, whole blocks at a time; none of blocks
+    before the experiment."""
+    length = asked.policy.stratum_hours
+    first = None
+    if asked.start is not None:
+        first = arms.microseconds(asked.start) // (length * arms.HOUR)
+    wanted = sorted({hour // length for hour in hours} | set(blocks))
+    held_now: list[pl.DataFrame] = []
+    for low, high in _runs([b for b in wanted if first is None or b >= first], rows, length):
+        held_now.append(rows.frame(_start(low * length), _start(high * length)))
+        if sum(part.height for part in held_now) >= ROWS_AT_ONCE:
+            yield pl.concat(held_now)
+            held_now = []
+    if held_now:
+        yield pl.concat(held_now)
+
+
+def _runs(blocks: Sequence[int], rows: held.Held, length: int) -> Iterator[tuple[int, int]]:
+    """Blocks that follow each other as spans [first, end), of about ROWS_AT_ONCE rows at most."""
+    counts = rows.counted(length)
+    start, height = None, 0
+    for number, block in enumerate(blocks):
+        start = block if start is None else start
+        height += counts.get(block, 0)
+        last = number + 1 == len(blocks) or blocks[number + 1] != block + 1
+        if last or height >= ROWS_AT_ONCE:
+            yield start, block + 1
+            start, height = None, 0
+
+
+def _start(hour: int) -> datetime:
+    return arms.EPOCH + timedelta(hours=hour)

@@ -1,41 +1,62 @@
 """A window as a whole: its rows and their quality, of all versions together and of each."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from monitors import baseline, fairness, kept, metric_rows, quality, slices, watch
+from monitors import baseline, fairness, kept, metric_rows, quality, slices, watch, watched
 
 Groups = dict[str | None, metric_rows.TableGroup]
 TWINS = {"true": "false", "false": "true"}
 
 
 def of_window(known: watch.Watch, key: kept.WindowKey) -> Groups:
-    """From the rows in memory; of a snapshot from its profiles, without quality."""
+    """From the rows that are held; of a snapshot from its profiles, without quality."""
     shape = known.shape
     if shape.time_column is None:
         window = known.kept.window(key) or {}
         n = max((one.rows for (version, _), one in window.items() if version is None), default=0)
         return {None: metric_rows.TableGroup(n, None, {}, {})}
-    rows = known.rows_in(key)
-    parts: dict[str | None, pl.DataFrame] = {None: rows}
-    model = shape.model_id_col
+    rows: dict[str | None, int] = {}
+    counts: dict[str | None, quality.QualityCounts] = {}
+    for portion in known.rows_of(key, _columns(shape)):
+        for version, part in _by_version(portion, shape.model_id_col):
+            rows[version] = rows.get(version, 0) + part.height
+            counted = _counts(known, part)
+            if counted is not None:
+                before = counts.get(version)
+                counts[version] = counted if before is None else quality.merge(before, counted)
+    return {
+        version: _group(known, n, counts.get(version), key.slice) for version, n in rows.items()
+    }
+
+
+def _columns(shape: watched.Shape) -> list[str]:
+    """What the quality of rows is told by."""
+    named = (shape.model_id_col, shape.prediction_col, shape.score_col, _label(shape))
+    return ["__time", "label_time", *(name for name in named if name is not None)]
+
+
+def _label(shape: watched.Shape) -> str | None:
+    return "label" if shape.recorded else shape.label_col
+
+
+def _by_version(rows: pl.DataFrame, model: str | None) -> Iterator[tuple[str | None, pl.DataFrame]]:
+    """All rows, and those of each version."""
+    yield None, rows
     if model is not None and model in rows.columns:
         for (version,), part in rows.partition_by(model, as_dict=True).items():
             if version is not None:
-                parts[str(version)] = part
-    return {version: _group(known, part, key.slice) for version, part in parts.items()}
+                yield str(version), part
 
 
-def _group(
-    known: watch.Watch, rows: pl.DataFrame, slice_: slices.Slice | None
-) -> metric_rows.TableGroup:
+def _counts(known: watch.Watch, rows: pl.DataFrame) -> quality.QualityCounts | None:
     shape = known.shape
-    label = "label" if shape.recorded else shape.label_col
+    label = _label(shape)
     if shape.problem is None or label not in rows.columns:
-        return metric_rows.TableGroup(rows.height, None, {}, {})
+        return None
     renamed = {
         label: "label",
         shape.prediction_col: "prediction",
@@ -47,13 +68,23 @@ def _group(
         *(["label_time"] if "label_time" in rows.columns else []),
     )
     if "prediction" not in frame.columns:
-        return metric_rows.TableGroup(rows.height, None, {}, {})
-    counts = quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
+        return None
+    return quality.summarise(frame.filter(pl.col("prediction").is_not_null()), shape.problem)
+
+
+def _group(
+    known: watch.Watch,
+    rows: int,
+    counts: quality.QualityCounts | None,
+    slice_: slices.Slice | None,
+) -> metric_rows.TableGroup:
+    if counts is None:
+        return metric_rows.TableGroup(rows, None, {}, {})
     estimated: Mapping[str, Mapping[str, Any]] = {}
     reference = known.baseline.of(slice_).counts if known.baseline is not None else None
-    if reference is not None and shape.problem == "classification":
+    if reference is not None and known.shape.problem == "classification":
         estimated = quality.estimated(reference, counts)
-    return metric_rows.TableGroup(rows.height, counts, quality.metrics(counts), estimated)
+    return metric_rows.TableGroup(rows, counts, quality.metrics(counts), estimated)
 
 
 def of_baseline(reference: baseline.Baseline) -> Groups:
@@ -104,7 +135,7 @@ def _twin(known: watch.Watch, key: kept.WindowKey) -> kept.WindowKey | None:
     if key.slice is None or known.shape.problem != "classification":
         return None
     text, value = key.slice
-    if value not in TWINS or not slices.is_boolean(text, known.rows):
+    if value not in TWINS or not slices.is_boolean(text, known.held.schema):
         return None
     other = key._replace(slice=(text, TWINS[value]))
     return other if known.kept.whole(other) is not None else None

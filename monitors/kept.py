@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 import polars as pl
 import pyarrow as pa
@@ -24,9 +25,10 @@ import pyarrow as pa
 from capture.settings import Settings
 from monitors import custom_sums, intake, profile, slices, watched, windows
 
-FORMAT = 1
-WINDOWS_IN_MEMORY = 64
+FORMAT = 2
+WINDOWS_IN_MEMORY = 24  # changed ones, and others: 1 to 2 MB each with 20 columns
 MANIFEST = "manifest.json"
+HELD = "held"  # folder of the rows
 BASELINE_PROFILES, BASELINE_FACTS = "baseline.zst", "baseline.json"
 BASELINE, CONSECUTIVE = "BASELINE", "CONSECUTIVE"  # what a window is compared with
 TICK = timedelta(microseconds=1)
@@ -113,20 +115,21 @@ class Manifest:
     `slices`: the values of each slicing expression that count; `formulas`: fingerprint of the
     custom metrics that the rows were written with, empty without any; `ahead`: file of the rows
     that were read before their time came; `baseline_rows`: key of the baseline rows that the
-    profile table holds; `filled`: version and column wherever a version ever had a value in it."""
+    profile table holds; `held`: the rows, as held.py has saved them; `filled`: version and column
+    wherever a version ever had a value in it."""
 
     fingerprint: str
     files: list[str] = field(default_factory=list)
     until: str | None = None
     clock: str | None = None
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept_columns: list[str] = field(default_factory=list)
     windows: dict[str, str] = field(default_factory=dict)
     ahead: str | None = None
     baseline_rows: str | None = None
     filled: list[list[str]] = field(default_factory=list)
     slices: dict[str, list[str]] = field(default_factory=dict)
     formulas: str = ""
+    held: dict[str, Any] | None = None
     format: int = FORMAT
 
 
@@ -140,7 +143,8 @@ class Kept:
         self.manifest = found if found is not None and fits else Manifest(fingerprint)
         self.outdated = found is not None and not fits  # of a configuration that is no more
         self.memory: OrderedDict[WindowKey, Window] = OrderedDict()
-        self.changed: dict[WindowKey, Window] = {}
+        self.changed: OrderedDict[WindowKey, Window] = OrderedDict()
+        self.drafts: dict[WindowKey, str] = {}  # files of windows that changed, not yet saved
         self.filled = {(version, column) for version, column in self.manifest.filled}
 
     def forget(self) -> None:
@@ -148,6 +152,7 @@ class Kept:
         self.manifest = Manifest(self.manifest.fingerprint)
         self.memory.clear()
         self.changed.clear()
+        self.drafts.clear()
         self.filled.clear()
 
     def keys(self, granularity: str | None, slice_: slices.Slice | None = None) -> list[WindowKey]:
@@ -166,7 +171,8 @@ class Kept:
 
     def known(self) -> set[WindowKey]:
         """All windows, of slices as well."""
-        return {WindowKey.read(text) for text in self.manifest.windows} | set(self.changed)
+        saved = {WindowKey.read(text) for text in self.manifest.windows}
+        return saved | set(self.changed) | set(self.drafts)
 
     def window(self, key: WindowKey) -> dict[Group, Profile] | None:
         """Profiles of a window, to be read only. Raises ReadAnew when its file is gone."""
@@ -176,17 +182,18 @@ class Kept:
     def whole(self, key: WindowKey) -> Window | None:
         """All that is kept of a window, to be read only. Raises ReadAnew when its file is gone."""
         if key in self.changed:
+            self.changed.move_to_end(key)
             return self.changed[key]
         if key in self.memory:
             self.memory.move_to_end(key)
             return self.memory[key]
-        name = self.manifest.windows.get(key.text)
+        name = self.drafts.get(key) or self.manifest.windows.get(key.text)
         if name is None:
             return None
         try:
             self._remember(key, read_window(self.folder / name))
-        except FileNotFoundError:
-            raise intake.ReadAnew("a file of the monitor's own is gone") from None
+        except (OSError, ValueError, KeyError):
+            raise intake.ReadAnew("a file of the monitor's own is gone or not whole") from None
         return self.memory[key]
 
     def _remember(self, key: WindowKey, window: Window) -> None:
@@ -217,35 +224,51 @@ class Kept:
 
     def add(self, key: WindowKey, more: Window) -> None:
         """Merge what there is of more rows into a window."""
-        self.changed[key] = merged(self.whole(key) or NOTHING, more)
+        self.replace(key, merged(self.whole(key) or NOTHING, more))
 
     def replace(self, key: WindowKey, window: Window) -> None:
         """A window, whatever it was."""
+        self._drop_draft(key)
+        self.memory.pop(key, None)
         self.changed[key] = window
+        self.changed.move_to_end(key)
+        while len(self.changed) > WINDOWS_IN_MEMORY:
+            self._draft(*self.changed.popitem(last=False))
+
+    def _draft(self, key: WindowKey, window: Window) -> None:
+        """Put a window that changed into a file, which counts when it is saved."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        profiles = {group: profile.compact(one) for group, one in window.profiles.items()}
+        compacted = Window(profiles, window.sums)
+        self.drafts[key] = f"window-{uuid.uuid4().hex}.zst"
+        write_window(self.folder / self.drafts[key], compacted)
+        self._remember(key, compacted)
+
+    def _drop_draft(self, key: WindowKey) -> None:
+        name = self.drafts.pop(key, None)
+        if name is not None:
+            (self.folder / name).unlink(missing_ok=True)
 
     def drop(self, key: WindowKey) -> None:
         """A window that is no more."""
         self.changed.pop(key, None)
         self.memory.pop(key, None)
+        self._drop_draft(key)
         self.manifest.windows.pop(key.text, None)
 
     def save(
         self,
         taken: intake.Taken,
         columns: Mapping[str, watched.Column],
-        kept_columns: list[str],
         ahead: pl.DataFrame | None,
     ) -> None:
         """Make what was merged since the last save permanent."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for key, window in self.changed.items():
-            profiles = {group: profile.compact(one) for group, one in window.profiles.items()}
-            compacted = Window(profiles, window.sums)
-            name = f"window-{uuid.uuid4().hex}.zst"
-            write_window(self.folder / name, compacted)
-            self.manifest.windows[key.text] = name
-            self._remember(key, compacted)
+            self._draft(key, window)
+        self.manifest.windows |= {key.text: name for key, name in self.drafts.items()}
         self.changed.clear()
+        self.drafts.clear()
         self.manifest.ahead = None
         if ahead is not None:
             self.manifest.ahead = f"ahead-{uuid.uuid4().hex}.parquet"
@@ -254,9 +277,8 @@ class Kept:
         self.manifest.until = taken.until.isoformat() if taken.until else None
         self.manifest.clock = taken.clock.isoformat() if taken.clock else None
         self.manifest.columns = {name: asdict(column) for name, column in columns.items()}
-        self.manifest.kept_columns = kept_columns
         self.manifest.filled = sorted(list(group) for group in self.filled)
-        replace_file(self.folder / MANIFEST, orjson.dumps(asdict(self.manifest)))
+        replace_file(self.folder / MANIFEST, orjson.dumps(self.manifest))
         self._clean()
 
     def ahead(self) -> pl.DataFrame | None:
@@ -269,7 +291,7 @@ class Kept:
             raise intake.ReadAnew("a file of the monitor's own is gone") from None
 
     def _clean(self) -> None:
-        named = {*self.manifest.windows.values(), self.manifest.ahead, MANIFEST}
+        named = {*self.manifest.windows.values(), self.manifest.ahead, MANIFEST, HELD}
         for path in self.folder.iterdir():
             if path.name not in named and not path.name.startswith("baseline"):
                 path.unlink(missing_ok=True)
@@ -324,11 +346,8 @@ def write_window(path: Path, window: Window) -> None:
 
 def read_window(path: Path) -> Window:
     """What `write_window` wrote."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    plain = pa.Codec("zstd").decompress(data[8:], size, asbytes=True)
     found = Window()
-    for version, name, one in orjson.loads(plain):
+    for version, name, one in orjson.loads(_unpacked(path)):
         if one["kind"] == custom_sums.KIND:
             found.sums[version, name] = custom_sums.from_dict(one)
         else:
@@ -336,9 +355,23 @@ def read_window(path: Path) -> Window:
     return found
 
 
-def read_profiles(path: Path) -> dict[Group, Profile]:
-    """The profiles of what `write_window` wrote."""
-    return read_window(path).profiles
+def read_profile(path: Path, group: Group) -> Profile | None:
+    """One profile of what `write_window` wrote; the others are passed over unread."""
+    for version, name, text in _each(_unpacked(path)):
+        if (version, name) == group and (one := orjson.loads(memoryview(text)))[
+            "kind"
+        ] != custom_sums.KIND:
+            return profile.from_dict(one)
+    return None
+
+
+_each = msgspec.json.Decoder(list[tuple[str | None, str, msgspec.Raw]]).decode
+
+
+def _unpacked(path: Path) -> bytes:
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    return bytes(pa.Codec("zstd").decompress(data[8:], size, asbytes=True))
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from capture import catalog, database, errors, names
+from capture import audit, catalog, database, errors, names
 from monitors import alert_state, alerts, contract, object_ids, routing_context, state
 from monitors.routing_context import Context
 
@@ -128,7 +128,35 @@ def _create(context: Context, request: Request, wanted: Wanted) -> state.Monitor
         if endpoint is not None and not alert_state.rules(connection, endpoint):
             for rule in alerts.defaults(endpoint, now):
                 alert_state.add_rule(connection, rule)
+        audit.write(
+            connection,
+            caller.user,
+            "monitor.create",
+            now,
+            endpoint=endpoint,
+            after=audited(name, config),
+        )
         return state.monitor(connection, name)
+
+
+def audited(table: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A monitor as the audit tells it."""
+    return {"table": table, **config}
+
+
+def delete(context: Context, request: Request, found: state.Monitor) -> None:
+    """The monitor goes; its metric tables stay."""
+    caller = context.access.require(request, found.endpoint, "CAN_MANAGE")
+    with database.transaction(context.engine) as connection:
+        state.delete_monitor(connection, found.table_name)
+        audit.write(
+            connection,
+            caller.user,
+            "monitor.delete",
+            routing_context.now_ms(),
+            endpoint=found.endpoint,
+            before=audited(found.table_name, found.config),
+        )
 
 
 async def update(
@@ -169,6 +197,15 @@ def _update(
             used = state.current_baseline(connection, name)
             if used is not None and used.spec == {"kind": "training", "table": before}:
                 state.add_baseline(connection, name, {"kind": "none"}, caller.user, now)
+        audit.write(
+            connection,
+            caller.user,
+            "monitor.update",
+            now,
+            endpoint=found.endpoint,
+            before=audited(name, found.config),
+            after=audited(name, config),
+        )
         return state.monitor(connection, name)
 
 

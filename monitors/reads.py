@@ -6,6 +6,8 @@ read from the metric tables and from what the monitors keep.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ CELL_FIELDS = (
     "null_share_baseline",
     "text",
 )
+PLACES = {"served_entity": "version", "compared_with": "window_cmp"}  # field -> column
+PLACE_FIELDS = tuple(PLACES)
 
 
 def _uri(settings: Settings, full_name: str) -> str:
@@ -118,30 +122,52 @@ def drift(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
     """Columns x windows of one granularity, the column that is farthest over its limit first.
 
     Answers (prediction, score) are compared per version; without `served_entity` a cell shows the
-    version that answered most in its window."""
-    rows = _metric_rows(settings, arguments["drift_table"], arguments)
+    version that answered most in its window. `fields`: those of a cell that are wanted, comma
+    between; a map of many cells needs few. Raises BadRequest for one that cells do not have."""
     filters = arguments["filters"]
-    rows = _judged(rows).filter(pl.col("drift_type") == filters.get("type", kept.BASELINE))
+    fields = _wanted_fields(filters)
+    wanted = pl.col("status").is_not_null()  # rows that hold custom metrics alone have none
+    wanted &= pl.col("drift_type") == filters.get("type", kept.BASELINE)
     if "column" in filters:
-        rows = rows.filter(pl.col("column_name") == filters["column"])
+        wanted &= pl.col("column_name") == filters["column"]
+    needed = {"column_name", "kind", "start", "end", "version", "n", "effect"}
+    needed |= {PLACES.get(field, field) for field in fields}
+    rows = _metric_rows(settings, arguments["drift_table"], arguments, wanted, sorted(needed))
     rows = _of_version(rows, arguments)
     if rows.height == 0:
         return {"table": arguments["table"], "windows": [], "columns": [], **_shown(arguments)}
+    rows = rows.sort("column_name", "start")
     windows = rows.select("start", "end").unique().sort("start").rows()
+    spans = {both: [_rfc3339(side) for side in both] for both in windows}
+    found = zip(rows["column_name"], _cells(rows, fields, spans), strict=True)
+    cells = {name: [cell for _, cell in group] for name, group in groupby(found, itemgetter(0))}
+    heads = rows.group_by("column_name").agg(pl.col("kind").first(), pl.col("effect").max())
     columns = [
-        _drift_column(str(name), part.sort("start"))
-        for (name,), part in rows.partition_by("column_name", as_dict=True).items()
+        {"name": name, "kind": kind, "rank": 0, "effect": effect or 0.0, "cells": cells[name]}
+        for name, kind, effect in heads.iter_rows()
     ]
     columns.sort(key=lambda column: (-column["effect"], column["name"]))
     for rank, column in enumerate(columns, 1):
         column["rank"] = rank
-    shown = [[_rfc3339(start), _rfc3339(end)] for start, end in windows]
     return {
         "table": arguments["table"],
-        "windows": shown,
+        "windows": list(spans.values()),
         "columns": columns,
         **_shown(arguments),
     }
+
+
+def _wanted_fields(filters: Mapping[str, str]) -> tuple[str, ...]:
+    if "fields" not in filters:
+        return PLACE_FIELDS + CELL_FIELDS
+    fields = tuple(name.strip() for name in filters["fields"].split(","))
+    for name in fields:
+        if name not in PLACE_FIELDS + CELL_FIELDS:
+            raise errors.BadRequest(
+                f"fields: a cell has no '{name[:100]}'; it has "
+                f"{', '.join(PLACE_FIELDS + CELL_FIELDS)}."
+            )
+    return fields
 
 
 def _judged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -158,8 +184,15 @@ def _granularity(arguments: Mapping[str, Any]) -> str | None:
     return given if given is not None else arguments.get("granularity")
 
 
-def _metric_rows(settings: Settings, full_name: str, arguments: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows of a metric table in the asked time, of one granularity, with `version`."""
+def _metric_rows(
+    settings: Settings,
+    full_name: str,
+    arguments: Mapping[str, Any],
+    wanted: pl.Expr | None = None,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    """Rows of a metric table in the asked time, of one granularity, with `start`, `end` and
+    `version`. wanted: a further condition; columns: those that are needed, by default all."""
     table = tables.open_table(_uri(settings, full_name))
     if table is None:
         return pl.DataFrame(schema={"drift_type": pl.String, "column_name": pl.String})
@@ -176,11 +209,14 @@ def _metric_rows(settings: Settings, full_name: str, arguments: Mapping[str, Any
     granularity = _granularity(arguments)
     if granularity is not None:
         rows = rows.filter(pl.col("granularity") == granularity)
+    if wanted is not None:
+        rows = rows.filter(wanted)
     if "from" in filters:
         rows = rows.filter(pl.col("end") > datetime.fromisoformat(filters["from"]))
     if "to" in filters:
         rows = rows.filter(pl.col("start") < datetime.fromisoformat(filters["to"]))
-    return rows.filter(_in_slice(arguments)).collect()
+    rows = rows.filter(_in_slice(arguments))
+    return (rows if columns is None else rows.select(columns)).collect()
 
 
 def _in_slice(arguments: Mapping[str, Any]) -> pl.Expr:
@@ -223,24 +259,21 @@ def _of_version(rows: pl.DataFrame, arguments: Mapping[str, Any]) -> pl.DataFram
     return pl.concat([features, answers])
 
 
-def _drift_column(name: str, rows: pl.DataFrame) -> dict[str, Any]:
+def _cells(
+    rows: pl.DataFrame,
+    fields: Sequence[str],
+    spans: Mapping[tuple[datetime, datetime], list[str]],
+) -> list[dict[str, Any]]:
+    named = rows.select(pl.col(PLACES.get(field, field)).alias(field) for field in fields)
+    places = rows.select("start", "end").iter_rows()
     cells = [
-        {
-            "window": [_rfc3339(row["start"]), _rfc3339(row["end"])],
-            "served_entity": row["version"],
-            "compared_with": _span(row["window_cmp"]),
-            **{field: row[field] for field in CELL_FIELDS},
-        }
-        for row in rows.iter_rows(named=True)
+        {"window": spans[place], **cell}
+        for place, cell in zip(places, named.iter_rows(named=True), strict=True)
     ]
-    effects = [cell["effect"] for cell in cells if cell["effect"] is not None]
-    return {
-        "name": name,
-        "kind": rows["kind"][0],
-        "rank": 0,
-        "effect": max(effects, default=0.0),
-        "cells": cells,
-    }
+    if "compared_with" in fields:
+        for cell in cells:
+            cell["compared_with"] = _span(cell["compared_with"])
+    return cells
 
 
 def _span(window: Mapping[str, Any] | None) -> list[str] | None:
@@ -270,7 +303,7 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
         earlier = key.previous
         before = _profile(folder, manifest, earlier, (version, column))
     outputs = arguments.get("outputs") or ()
-    base = _baseline(folder, _wanted_slice(filters), version, column, outputs)
+    base = baseline.load_profile(folder, _wanted_slice(filters), version, column, outputs)
     sides = {"current": current, "baseline": base, "previous": before}
     edges = _edges([one for one in sides.values() if one is not None])
     return {
@@ -280,20 +313,6 @@ def profiles(settings: Settings, arguments: dict[str, Any]) -> dict[str, Any]:
         "served_entity": version,
         **{name: _side(one, edges) for name, one in sides.items()},
     }
-
-
-def _baseline(
-    folder: Path,
-    slice_: slices.Slice | None,
-    version: str | None,
-    column: str,
-    outputs: Sequence[str],
-) -> kept.Profile | None:
-    whole = baseline.load(folder)
-    if whole is None:
-        return None
-    part = whole.of(slice_)
-    return part.profiles.get(part.group(version, column, outputs))
 
 
 def _wanted_window(
@@ -325,7 +344,7 @@ def _profile(
     if name is None:
         return None
     try:
-        return kept.read_profiles(folder / name).get(group)
+        return kept.read_profile(folder / name, group)
     except FileNotFoundError:
         raise errors.Unavailable("The window is being computed anew; ask again.") from None
 

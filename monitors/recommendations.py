@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from monitors import policies, verdicts
+from monitors import costs, policies, verdicts
 
 Kind = Literal["promote", "shift", "roll_back", "collect", "investigate"]
 
@@ -105,14 +105,16 @@ def recommend(
     holdout_percentage: int,
     drift: Sequence[Mapping[str, Any]],
     now: datetime,
+    known_costs: Mapping[str, costs.Cost] | None = None,
 ) -> list[Recommendation]:
-    """What follows from decisions (Decision.to_dict), one per challenger, the split in percent, and
-    drifted columns.
+    """What follows from decisions (Decision.to_dict), one per challenger, the split in percent,
+    drifted columns, and what the versions cost, as far as that is known.
 
     At most one proposal of a kind per version. Nothing is proposed that is so already."""
     found = [one for each in decisions for one in _from_decision(each, shares, holdout_percentage)]
     merged: dict[tuple[Kind, str | None], _Found] = {}
-    for one in [*found, *_from_drift(drift)]:
+    dear = (_from_cost(each, shares, known_costs or {}) for each in decisions)
+    for one in [*found, *(one for one in dear if one), *_from_drift(drift)]:
         key = (one.kind, one.about)
         merged[key] = _joined(merged[key], one) if key in merged else one
     at = now.replace(tzinfo=UTC) if now.tzinfo is None else now.astimezone(UTC)
@@ -336,6 +338,31 @@ def _risk(decision: Mapping[str, Any]) -> str:
     if not guardrails:
         return "No guardrail is watched."
     return f"Watched by {', '.join(guardrails)}; none is crossed. Undo is one step."
+
+
+def _from_cost(
+    decision: Mapping[str, Any], shares: Mapping[str, int], known: Mapping[str, costs.Cost]
+) -> _Found | None:
+    """A challenger that costs much more and shows no advantage: to give its traffic back where a
+    gain is ruled out, else to look into."""
+    challenger, champion = str(decision.get("challenger")), str(decision.get("champion"))
+    found = costs.dearer(decision, known)
+    if found is None or shares.get(challenger, 0) == 0 or champion not in shares:
+        return None
+    link = "/usage"
+    evidence: list[dict[str, Any]] = [
+        {"text": found.text, "value": found.ratio, "interval": None, "link": link},
+        {"text": found.times, "value": None, "interval": None, "link": link},
+        *_evidence(decision)[1:2],
+    ]
+    if _first_reason(decision) == "below_mde":
+        routes = _routes(shares, {challenger: 0, champion: shares[challenger] + shares[champion]})
+        effect = f"its requests cost {1 / found.ratio:.0%} on {champion}"
+        risk = "A gain smaller than the policy asks for is given up."
+        return _Found("shift", challenger, champion, evidence, effect, risk, routes)
+    effect = f"the same answers at {1 / found.ratio:.0%} of the cost, if {champion} serves them"
+    risk = "The experiment goes on: an advantage may still be found."
+    return _Found("investigate", challenger, challenger, evidence, effect, risk)
 
 
 def _from_drift(drift: Sequence[Mapping[str, Any]]) -> list[_Found]:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -86,6 +87,11 @@ class Refresher:
         self.watches.pop(table_name, None)
         self.cells.pop(table_name, None)
 
+    def begin_anew(self, table_name: str, reason: str) -> None:
+        """What was kept of a monitor cannot be read: its next refresh reads everything."""
+        self.watches[table_name].begin_anew(reason)
+        self.cells[table_name].clear()
+
     # --- measuring ---------------------------------------------------------------------------
 
     def measure(self, known: watch.Watch, also: Iterable[kept.WindowKey]) -> Measured:
@@ -134,11 +140,13 @@ class Refresher:
             origin,
             lambda key: found.part(key).groups.get(key) or groups.of_window(known, key),
         )
-        profiles = {metric_rows.columns_key(key): made.columns(key) for key in dirty.profiles}
-        profiles |= {metric_rows.table_key(key): made.table(key) for key in dirty.quality}
+        profiles: dict[str, window_rows.Maker] = {
+            metric_rows.columns_key(key): partial(made.columns, key) for key in dirty.profiles
+        }
+        profiles |= {metric_rows.table_key(key): partial(made.table, key) for key in dirty.quality}
         self._add_baseline(known, profiles, made)
-        drift = {
-            metric_rows.drift_key(key): made.drift(key, cells)
+        drift: dict[str, window_rows.Maker] = {
+            metric_rows.drift_key(key): partial(made.drift, key, cells)
             for part in (found, found.sliced)
             if part is not None
             for key, cells in part.compared.items()
@@ -146,10 +154,11 @@ class Refresher:
             or any(k in dirty.profiles for k in references.before(known, key))
         }
         names_of = contract.metric_tables(monitor.table_name, monitor.config)
-        for name, schema, rows in zip(
+        for name, schema, makers in zip(
             names_of, window_rows.schemas(known), (profiles, drift), strict=True
         ):
             uri = names.table_path(self.settings.tables_root, names.table_name(name))
+            rows = window_rows.Made(makers)
             tables.replace_windows(
                 uri, schema, rows, monitor.table_id, refresh_id, not dirty.everything, fence
             )
@@ -157,7 +166,7 @@ class Refresher:
     def _add_baseline(
         self,
         known: watch.Watch,
-        rows: dict[str, list[dict[str, Any]]],
+        rows: dict[str, window_rows.Maker],
         made: window_rows.WindowRows,
     ) -> None:
         """Rows of the baseline, with the first windows that are compared with it."""
@@ -170,7 +179,7 @@ class Refresher:
         known.kept.manifest.baseline_rows = row_key
         if reference.before:
             return  # it has no rows of its own
-        rows[row_key] = [
+        rows[row_key] = lambda: [
             row
             for slice_ in (None, *reference.by_slice)
             for row in made.of_baseline(reference, row_key, slice_)
@@ -196,7 +205,8 @@ class Refresher:
                 made += _window_facts(known, rules, part)
         for column in {r.column for r in rules if r.metric == "feature_age_hours"}:
             if column is not None:
-                made.append(facts.feature_age(known.rows, column, moment))
+                newest = known.held.newest(column, moment, facts.NEWEST_FOR_AGE)
+                made.append(facts.feature_age(newest, column, moment))
         if "capture_lag_seconds" in wanted:
             made.append(facts.capture_lag(self.settings.run_dir, now_ms))
         return made
@@ -235,7 +245,7 @@ def _window_facts(
             continue
         yield from facts.quality(key, found.groups[key], wanted)
         if wanted & {"error_rate", "p99_ms"} and finest is not None and key.granularity == finest:
-            rows = known.rows_in(key)
+            rows = pl.concat(known.rows_of(key), how="vertical_relaxed")
             yield from facts.serving(key, rows, known.shape, known.columns, wanted, versions)
 
 
@@ -346,11 +356,6 @@ def _worst(cells: Iterable[comparisons.Comparison], known: watch.Watch) -> dict[
 
 def _coverage(known: watch.Watch, moment: datetime) -> float | None:
     """Share of the answered rows of the last 30 days that have a label."""
-    if "label" not in known.rows.columns or "prediction" not in known.rows.columns:
+    if not {"label", "prediction"} <= set(known.held.columns):
         return None
-    recent = known.rows.filter(
-        (pl.col("__time") > moment - COVERAGE_OVER) & pl.col("prediction").is_not_null()
-    )
-    if not recent.height:
-        return None
-    return 1 - recent["label"].null_count() / recent.height
+    return known.held.tally.coverage(moment - COVERAGE_OVER)

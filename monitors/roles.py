@@ -3,7 +3,7 @@
 Source: experiments.md, "Several challengers".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,14 +31,15 @@ class Assigned:
     started: int
 
 
-def assign(body: Mapping[str, Any], rows: pl.DataFrame, start: datetime | None) -> Assigned:
+def assign(body: Mapping[str, Any], splits: pl.DataFrame, start: datetime | None) -> Assigned:
     """As named, else by the newest split: the largest share is the champion's, and every other
     version that had traffic since the start and still has a route is a challenger; if there is none
-    yet, the version that comes next. No pair where there are no two versions."""
+    yet, the version that comes next. No pair where there are no two versions.
+
+    splits: those of all rows, as the function gives them."""
     champion, named = body.get("champion"), body.get("challenger")
     if champion is not None and named is not None:
         return Assigned((Roles(champion, named),), 1)
-    splits = _splits(rows)
     ranked = _ranked(splits)
     champion = champion or next((name for name in ranked if name != named), None)
     rest = [name for name in ranked if name != champion]
@@ -57,7 +58,7 @@ def share(split: Mapping[str, float], who: Roles) -> float | None:
     return mine / (mine + theirs) if mine + theirs else None
 
 
-def _splits(rows: pl.DataFrame) -> pl.DataFrame:
+def splits(rows: pl.DataFrame) -> pl.DataFrame:
     """Every split (JSON), the one of the newest request last, and the newest time of its rows."""
     if "route_split" not in rows.columns:
         return pl.DataFrame()
@@ -66,17 +67,27 @@ def _splits(rows: pl.DataFrame) -> pl.DataFrame:
     return drawn.group_by("route_split").agg(newest).sort("request_time", "route_split").collect()
 
 
-def _ranked(splits: pl.DataFrame) -> list[str]:
+def later(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The splits of all rows, from those of some and of others."""
+    known = [part for part in parts if part.width]
+    if not known:
+        return pl.DataFrame()
+    newest = (pl.col("request_time").max(), pl.col("until").max())
+    both = pl.concat(known, how="vertical_relaxed").group_by("route_split").agg(newest)
+    return both.sort("request_time", "route_split")
+
+
+def _ranked(known: pl.DataFrame) -> list[str]:
     """Served entities by their share in the newest split, largest first."""
-    if splits.is_empty():
+    if known.is_empty():
         return []
-    newest = orjson.loads(splits["route_split"][-1])
+    newest = orjson.loads(known["route_split"][-1])
     return sorted(newest, key=lambda name: (-newest[name], name))
 
 
-def _started(splits: pl.DataFrame, start: datetime | None) -> set[str]:
+def _started(known: pl.DataFrame, start: datetime | None) -> set[str]:
     """Versions that had a share of a split since the start."""
-    since = splits if start is None else splits.filter(pl.col("until") >= start)
+    since = known if start is None else known.filter(pl.col("until") >= start)
     return {
         name
         for text in since["route_split"].to_list()

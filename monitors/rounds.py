@@ -19,10 +19,13 @@ from monitors import (
     alert_state,
     alerts,
     comparisons,
+    cost_reads,
+    costs,
     decisions,
     experiment_state,
     facts,
     followed,
+    intake,
     kept,
     ramps,
     refresh,
@@ -35,6 +38,7 @@ log = logline.logger(__name__)
 
 # How often new rows are looked at, for evidence may be there for a moment only; and all the same.
 GUARD_SECONDS, LOOK_SECONDS = 2.0, 5.0
+COSTS_SECONDS = 600.0
 DECISION_EVERY_MS = 60_000
 MOST_TROUBLE_CHARACTERS = 2000
 
@@ -67,6 +71,7 @@ class Rounds:
         self.told: dict[tuple[str, str], _Told] = {}  # by endpoint and challenger
         self.looked: dict[str, tuple[tuple[int, int] | None, float]] = {}  # by table, by the guard
         self.drifted: dict[str, list[dict[str, Any]]] = {}  # by table, of the last refresh
+        self.spent: dict[tuple[str, int], tuple[float, dict[str, costs.Cost]]] = {}  # by experiment
 
     def close(self) -> None:
         self.server.close()
@@ -93,7 +98,7 @@ class Rounds:
                 monitor = state.get_monitor(connection, job.table_name)
             if monitor is None:
                 raise watch.Cancelled("the monitor was deleted")
-            self._refresh(job, monitor)
+            self._refresh_or_begin_anew(job, monitor)
         except watch.Cancelled:
             self.refresher.forget(job.table_name)
             with database.transaction(self.engine) as connection:
@@ -125,6 +130,14 @@ class Rounds:
                 "message": message,
             }
             outbox.emit(connection, "monitor.failed", told, now)
+
+    def _refresh_or_begin_anew(self, job: state.Refresh, monitor: state.Monitor) -> None:
+        try:
+            self._refresh(job, monitor)
+        except intake.ReadAnew as reason:
+            # A file of what is kept is lost or not whole: it costs a full read, no more.
+            self.refresher.begin_anew(job.table_name, str(reason))
+            self._refresh(job, monitor)
 
     def _refresh(self, job: state.Refresh, monitor: state.Monitor) -> None:
         experiment, rules = self._endpoint(monitor)
@@ -192,13 +205,14 @@ class Rounds:
         status = "MONITOR_STATUS_ERROR" if problem else "MONITOR_STATUS_ACTIVE"
         self.drifted[monitor.table_name] = _drifted(known, found)
         summary = self.refresher.summary(known, found, moment, monitor.summary)
+        known_costs = self._costs(looks) if traffic is not None else {}
         with database.transaction(self.engine) as connection:
             _check_mine(connection, job)
             if monitor.endpoint is not None:
                 alerts.apply(connection, rules, made, monitor.endpoint, now)
             if traffic is not None:
                 drifted = self.drifted[monitor.table_name]
-                advice.advise(connection, looks, traffic.shares, drifted, now)
+                advice.advise(connection, looks, traffic.shares, drifted, now, known_costs)
             state.set_result(connection, job.table_name, status, message, summary)
             state.end_refresh(connection, job.id, "SUCCESS", message, now)
 
@@ -213,7 +227,7 @@ class Rounds:
         if experiment is None or not known.shape.recorded:
             return []
         at_receipt = known.shape.time_column == "request_time"
-        return decisions.looks(experiment, known.rows, moment, at_receipt, self.followed)
+        return decisions.looks(experiment, known.held, moment, at_receipt, self.followed)
 
     def _store(
         self, known: watch.Watch, looks: Sequence[decisions.Look], refresh_id: int | None
@@ -269,9 +283,30 @@ class Rounds:
         known.troubles = []
         traffic = self._act(known, looks)
         if traffic is not None:
+            known_costs = self._costs(looks)
             with database.transaction(self.engine) as connection:
                 drifted = self.drifted.get(monitor.table_name, [])
-                advice.advise(connection, looks, traffic.shares, drifted, now)
+                advice.advise(connection, looks, traffic.shares, drifted, now, known_costs)
+
+    def _costs(self, looks: Sequence[decisions.Look]) -> dict[str, costs.Cost]:
+        """What the versions cost since their experiment began, read now and then, and only where a
+        decision could rest on it; nothing where it cannot be read."""
+        if not any(
+            reason in costs.NO_ADVANTAGE for one in looks for reason in one.decision["reasons"]
+        ):
+            return {}
+        experiment, now = looks[0].experiment, time.monotonic()
+        at, found = self.spent.get((experiment.endpoint, experiment.number), (None, {}))
+        if at is None or now - at > COSTS_SECONDS:
+            try:
+                found = cost_reads.read(
+                    self.settings, self.engine, experiment.endpoint, experiment.started_ms
+                )
+            except errors.InferlakeError as error:
+                log.warning("costs_unknown", endpoint=experiment.endpoint, message=error.message)
+                found = {}
+            self.spent[experiment.endpoint, experiment.number] = now, found
+        return found
 
     def _is_due(self, known: watch.Watch) -> bool:
         """Are there new rows or labels since the guard's last look, or is that some seconds ago?"""

@@ -1,12 +1,14 @@
 """Routes of alert rules, alerts, webhooks and their deliveries (inferlake-api.md)."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from capture import database, errors, names, outbound, sealing
+from capture import audit, database, errors, names, outbound, sealing
 from monitors import (
     alert_contract,
     alert_state,
@@ -69,13 +71,34 @@ class Alerts:
     ) -> dict[str, Any]:
         now = routing_context.now_ms()
         rule = alert_contract.rule(contract.body(raw), names.new_id(), now)
-        self.context.access.require(request, rule.endpoint, "CAN_MANAGE")
+        caller = self.context.access.require(request, rule.endpoint, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
             if rule.slice is not None:
                 monitors = state.monitors_of(connection, rule.endpoint)
                 alert_contract.check_slice(rule.slice, [monitor.config for monitor in monitors])
             alert_state.add_rule(connection, rule)
+            self._audit(connection, caller.user, "alert_rule.create", None, rule)
         return alert_contract.rule_info(rule)
+
+    def _audit(
+        self,
+        connection: sa.Connection,
+        user: str,
+        action: str,
+        before: alert_state.Rule | None,
+        after: alert_state.Rule | None,
+    ) -> None:
+        rule = after or before
+        assert rule is not None
+        audit.write(
+            connection,
+            user,
+            action,
+            routing_context.now_ms(),
+            endpoint=rule.endpoint,
+            before=None if before is None else alert_contract.rule_info(before),
+            after=None if after is None else alert_contract.rule_info(after),
+        )
 
     def _rule(self, request: Request, id: str, level: str) -> alert_state.Rule:
         with database.reading(self.context.engine) as connection:
@@ -89,17 +112,23 @@ class Alerts:
     def change_rule(
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        self._rule(request, id, "CAN_MANAGE")
+        endpoint = self._rule(request, id, "CAN_MANAGE").endpoint
+        caller = self.context.access.require(request, endpoint, "CAN_MANAGE")
         values = alert_contract.rule_change(contract.body(raw))
         with database.transaction(self.context.engine) as connection:
+            before = alert_state.get_rule(connection, id)
             if values:
                 alert_state.change_rule(connection, id, values)
+                after = alert_state.get_rule(connection, id)
+                self._audit(connection, caller.user, "alert_rule.change", before, after)
             return alert_contract.rule_info(alert_state.get_rule(connection, id))
 
     def delete_rule(self, request: Request, id: str) -> dict[str, Any]:
-        self._rule(request, id, "CAN_MANAGE")
+        found = self._rule(request, id, "CAN_MANAGE")
+        caller = self.context.access.require(request, found.endpoint, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
             alert_state.delete_rule(connection, id, routing_context.now_ms())
+            self._audit(connection, caller.user, "alert_rule.delete", found, None)
         return {}
 
     async def try_rule(
@@ -157,7 +186,7 @@ class Alerts:
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
         contract.parse(contract.Shape, contract.body(raw))
-        return self._change(request, id, lambda user: {"acknowledged_by": user})
+        return self._change(request, id, "acknowledge", lambda user: {"acknowledged_by": user})
 
     def mute(
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
@@ -166,15 +195,28 @@ class Alerts:
         asked = contract.parse(contract.MuteRequest, contract.body(raw))
         until = contract.unix_ms(contract.moment(asked.until, "until"))
         values = {"muted_until_ms": until, "mute_reason": asked.reason}
-        return self._change(request, id, lambda _user: values)
+        return self._change(request, id, "mute", lambda _user: values)
 
-    def _change(self, request: Request, id: str, values: Any) -> dict[str, Any]:
+    def _change(self, request: Request, id: str, deed: str, values: Any) -> dict[str, Any]:
         with database.reading(self.context.engine) as connection:
             found = alert_state.get_alert(connection, id)
         caller = self.context.access.require(request, found.endpoint, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
             alert_state.change_alert(connection, id, values(caller.user))
-            return alert_contract.alert_info(alert_state.get_alert(connection, id))
+            after = alert_contract.alert_info(alert_state.get_alert(connection, id))
+            named = ("id", "metric", "column", "acknowledged", "muted_until")
+            before = alert_contract.alert_info(found)
+            audit.write(
+                connection,
+                caller.user,
+                f"alert.{deed}",
+                routing_context.now_ms(),
+                endpoint=found.endpoint,
+                before={name: before.get(name) for name in named},
+                after={name: after.get(name) for name in named},
+                reason=values(caller.user).get("mute_reason"),
+            )
+            return after
 
 
 class Webhooks:
@@ -240,7 +282,25 @@ class Webhooks:
         )
         with database.transaction(self.context.engine) as connection:
             alert_state.add_webhook(connection, webhook)
+            self._audit(connection, user, "webhook.create", None, webhook)
         return {**alert_contract.webhook_info(webhook), "secret": secret}
+
+    def _audit(
+        self,
+        connection: sa.Connection,
+        user: str,
+        action: str,
+        before: alert_state.Webhook | None,
+        after: alert_state.Webhook | None,
+    ) -> None:
+        audit.write(
+            connection,
+            user,
+            action,
+            routing_context.now_ms(),
+            before=None if before is None else _audited(before),
+            after=None if after is None else _audited(after),
+        )
 
     def _check_url(self, url: str) -> None:
         """Refuse now what would be refused at every delivery; a host that is down may come."""
@@ -257,22 +317,25 @@ class Webhooks:
     def change(
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        self._require(request)
+        user = self._require(request)
         asked = contract.parse(alert_contract.WebhookChange, contract.body(raw))
         if asked.url is not None:
             self._check_url(asked.url)
         values = asked.model_dump(exclude_none=True)
         with database.transaction(self.context.engine) as connection:
-            alert_state.get_webhook(connection, id)
+            before = alert_state.get_webhook(connection, id)
             if values:
                 alert_state.change_webhook(connection, id, values)
+                after = alert_state.get_webhook(connection, id)
+                self._audit(connection, user, "webhook.change", before, after)
             return alert_contract.webhook_info(alert_state.get_webhook(connection, id))
 
     def delete(self, request: Request, id: str) -> dict[str, Any]:
-        self._require(request)
+        user = self._require(request)
         with database.transaction(self.context.engine) as connection:
-            alert_state.get_webhook(connection, id)
+            before = alert_state.get_webhook(connection, id)
             alert_state.delete_webhook(connection, id)
+            self._audit(connection, user, "webhook.delete", before, None)
         return {}
 
     def test(
@@ -295,7 +358,7 @@ class Webhooks:
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
         """A new secret; for a day deliveries are signed with both."""
-        self._require(request)
+        user = self._require(request)
         contract.parse(contract.Shape, contract.body(raw))
         secret = delivery.new_secret()
         with database.transaction(self.context.engine) as connection:
@@ -306,6 +369,7 @@ class Webhooks:
                 "old_secret_until_ms": routing_context.now_ms() + OLD_SECRET_MS,
             }
             alert_state.change_webhook(connection, id, values)
+            self._audit(connection, user, "webhook.rotate_secret", found, found)
         return {**alert_contract.webhook_info(found), "secret": secret}
 
     def deliveries(self, request: Request, id: str) -> dict[str, Any]:
@@ -348,3 +412,11 @@ class Webhooks:
             alert_state.change_delivery(connection, int(delivery_id), values)
             found = alert_state.get_delivery(connection, id, int(delivery_id))
         return alert_contract.delivery_info(found)
+
+
+def _audited(webhook: alert_state.Webhook) -> dict[str, Any]:
+    """What the audit says of a receiver: of its address the host alone, for the path may be a
+    secret (Slack's is)."""
+    shown = alert_contract.webhook_info(webhook)
+    kept = {name: shown.get(name) for name in ("id", "events", "format", "description")}
+    return {**kept, "host": urlsplit(webhook.url).hostname}

@@ -136,8 +136,7 @@ class DataQuality:
 
     def delete(self, request: Request, object_type: str, object_id: str) -> dict[str, Any]:
         found = self._monitor(request, object_type, object_id, "CAN_MANAGE")
-        with database.transaction(self.context.engine) as connection:
-            state.delete_monitor(connection, found.table_name)
+        operations.delete(self.context, request, found)
         return {}
 
     # --- refreshes -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from capture import database, errors, outbox
+from capture import audit, database, errors, outbox
 from monitors import contract, experiment_state, policies, routing_context, state
 from monitors.routing_context import Context
 
@@ -83,16 +83,34 @@ class Experiments:
 
     def _begin(self, request: Request, name: str, body: dict[str, Any]) -> dict[str, Any]:
         caller = self.context.access.require(request, name, "CAN_MANAGE")
+        now = routing_context.now_ms()
         with database.transaction(self.context.engine) as connection:
-            experiment = experiment_state.begin_experiment(
-                connection, name, body, caller.user, routing_context.now_ms()
+            before = experiment_state.get_experiment(connection, name)
+            experiment = experiment_state.begin_experiment(connection, name, body, caller.user, now)
+            audit.write(
+                connection,
+                caller.user,
+                "experiment.begin",
+                now,
+                endpoint=name,
+                before=None if before is None else before.body,
+                after=experiment.body,
             )
         return {"policy": experiment.body, "decisions": []}
 
     def delete(self, request: Request, name: str) -> dict[str, Any]:
-        self.context.access.require(request, name, "CAN_MANAGE")
+        caller = self.context.access.require(request, name, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
+            before = experiment_state.get_experiment(connection, name)
             experiment_state.end_experiment(connection, name)
+            audit.write(
+                connection,
+                caller.user,
+                "experiment.end",
+                routing_context.now_ms(),
+                endpoint=name,
+                before=None if before is None else before.body,
+            )
         return {}
 
     def ramp(self, request: Request, name: str) -> dict[str, Any]:
@@ -104,24 +122,28 @@ class Experiments:
         self, request: Request, name: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
         """Plan how a challenger's traffic grows, and what a regression does to it."""
-        self.context.access.require(request, name, "CAN_MANAGE")
+        caller = self.context.access.require(request, name, "CAN_MANAGE")
         body = contract.ramp_request(contract.body(raw))
         with database.transaction(self.context.engine) as connection:
+            before = experiment_state.get_ramp(connection, name)
             experiment_state.put_ramp(connection, name, body, routing_context.now_ms())
-            return contract.ramp_info(_ramp(connection, name))
+            after = _ramp(connection, name)
+            _audit_ramp(connection, caller.user, "ramp.put", name, before, after)
+            return contract.ramp_info(after)
 
     def delete_ramp(self, request: Request, name: str) -> dict[str, Any]:
-        self.context.access.require(request, name, "CAN_MANAGE")
+        caller = self.context.access.require(request, name, "CAN_MANAGE")
         with database.transaction(self.context.engine) as connection:
-            _ramp(connection, name)
+            before = _ramp(connection, name)
             experiment_state.delete_ramp(connection, name)
+            _audit_ramp(connection, caller.user, "ramp.delete", name, before, None)
         return {}
 
     def approve(
         self, request: Request, name: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
         """Let the step go that waits for a person."""
-        return self._change(request, name, raw, {"approved": True})
+        return self._change(request, name, raw, "ramp.approve", {"approved": True})
 
     def resume(
         self, request: Request, name: str, raw: bytes = Depends(routing_context.raw_body)
@@ -135,19 +157,40 @@ class Experiments:
             "since_ms": now,
             "since_event_ms": None,
         }
-        return self._change(request, name, raw, values)
+        return self._change(request, name, raw, "ramp.resume", values)
 
     def _change(
-        self, request: Request, name: str, raw: bytes, values: dict[str, Any]
+        self, request: Request, name: str, raw: bytes, action: str, values: dict[str, Any]
     ) -> dict[str, Any]:
-        self.context.access.require(request, name, "CAN_MANAGE")
+        caller = self.context.access.require(request, name, "CAN_MANAGE")
         contract.parse(contract.Shape, contract.body(raw))
         with database.transaction(self.context.engine) as connection:
             ramp = _ramp(connection, name)
             if ramp.state not in experiment_state.UNFINISHED:
                 raise errors.Conflict(f"The ramp of '{name}' is {ramp.state}; plan a new one.")
             experiment_state.change_ramp(connection, ramp, values)
-            return contract.ramp_info(_ramp(connection, name))
+            after = _ramp(connection, name)
+            _audit_ramp(connection, caller.user, action, name, ramp, after)
+            return contract.ramp_info(after)
+
+
+def _audit_ramp(
+    connection: sa.Connection,
+    user: str,
+    action: str,
+    endpoint: str,
+    before: experiment_state.Ramp | None,
+    after: experiment_state.Ramp | None,
+) -> None:
+    audit.write(
+        connection,
+        user,
+        action,
+        routing_context.now_ms(),
+        endpoint=endpoint,
+        before=None if before is None else contract.ramp_info(before),
+        after=None if after is None else contract.ramp_info(after),
+    )
 
 
 def _ramp(connection: sa.Connection, endpoint: str) -> experiment_state.Ramp:
@@ -240,27 +283,44 @@ class Recommendations:
     def dismiss(
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        caller, _ = self._open(request, id)
+        caller, found = self._open(request, id)
         asked = contract.parse(contract.DismissRequest, contract.body(raw))
         outcome = {
             "dismissed_by": caller.user,
             "dismissed_time": contract.rfc3339(routing_context.now_ms()),
             "reason": asked.reason,
         }
-        return self._set(id, {"state": "dismissed", "outcome": outcome})
+        values = {"state": "dismissed", "outcome": outcome}
+        return self._set(caller.user, found, values, asked.reason)
 
     def snooze(
         self, request: Request, id: str, raw: bytes = Depends(routing_context.raw_body)
     ) -> dict[str, Any]:
-        self._open(request, id)
+        caller, found = self._open(request, id)
         asked = contract.parse(contract.UntilRequest, contract.body(raw))
         until = contract.unix_ms(contract.moment(asked.until, "until"))
         if until <= routing_context.now_ms():
             raise errors.InvalidParameter("until: must lie in the future.")
-        return self._set(id, {"state": "snoozed", "snoozed_until_ms": until})
+        return self._set(caller.user, found, {"state": "snoozed", "snoozed_until_ms": until})
 
-    def _set(self, id: str, values: dict[str, Any]) -> dict[str, Any]:
+    def _set(
+        self,
+        user: str,
+        before: experiment_state.Recommendation,
+        values: dict[str, Any],
+        reason: str | None = None,
+    ) -> dict[str, Any]:
         with database.transaction(self.context.engine) as connection:
-            experiment_state.change_recommendation(connection, id, values)
-            found = experiment_state.get_recommendation(connection, id)
-        return contract.recommendation_info(found)
+            experiment_state.change_recommendation(connection, before.id, values)
+            after = experiment_state.get_recommendation(connection, before.id)
+            audit.write(
+                connection,
+                user,
+                f"recommendation.{after.state}",
+                routing_context.now_ms(),
+                endpoint=before.endpoint,
+                before={"id": before.id, "action": before.action, "state": before.state},
+                after={"id": after.id, "action": after.action, "state": after.state},
+                reason=reason,
+            )
+        return contract.recommendation_info(after)

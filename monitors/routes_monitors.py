@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from capture import catalog, database, errors, names
+from capture import audit, catalog, database, errors, names
 from monitors import contract, object_ids, operations, routing_context, state
 from monitors.routing_context import Context
 
@@ -82,8 +82,7 @@ class Monitors:
 
     def delete(self, request: Request, table: str) -> dict[str, Any]:
         found = self._monitor(request, table, "CAN_MANAGE")
-        with database.transaction(self.context.engine) as connection:
-            state.delete_monitor(connection, found.table_name)
+        operations.delete(self.context, request, found)
         return {}
 
     def dashboard(
@@ -159,7 +158,7 @@ class Results:
 
     async def _ask(
         self, request: Request, table: str, operation: str, known: tuple[str, ...]
-    ) -> Any:
+    ) -> Response:
         given = routing_context.query(request, known)
         monitor = await run_in_threadpool(
             operations.monitor_for, self.context, request, table, "CAN_VIEW"
@@ -177,19 +176,20 @@ class Results:
             "filters": given,
             **contract.reading_hints(monitor.config),
         }
-        return await self.context.reader.ask(operation, arguments, routing_context.READ_SECONDS)
+        found = await self.context.reader.relay(operation, arguments, routing_context.READ_SECONDS)
+        return Response(found, media_type="application/json")
 
-    async def drift(self, request: Request, table: str) -> Any:
+    async def drift(self, request: Request, table: str) -> Response:
         """Columns x windows: how far each is from the baseline or from the window before."""
-        known = ("from", "to", "column", "slice", "served_entity", "type", "granularity")
+        known = ("from", "to", "column", "slice", "served_entity", "type", "granularity", "fields")
         return await self._ask(request, table, "drift", known)
 
-    async def profiles(self, request: Request, table: str) -> Any:
+    async def profiles(self, request: Request, table: str) -> Response:
         """Histograms of one column in one window, in the window before and in the baseline."""
         known = ("column", "window_start", "window_end", "slice", "served_entity")
         return await self._ask(request, table, "profiles", known)
 
-    async def quality(self, request: Request, table: str) -> Any:
+    async def quality(self, request: Request, table: str) -> Response:
         """Quality per version and window with intervals, label coverage and delay."""
         known = ("from", "to", "slice", "served_entity", "metric", "granularity")
         return await self._ask(request, table, "quality", known)
@@ -205,9 +205,18 @@ class Results:
             spec["table"] = monitor.config.get("baseline_table_name")
             if spec["table"] is None:
                 raise errors.InvalidParameter("table: a table is needed; the monitor names none.")
+        now = routing_context.now_ms()
         with database.transaction(self.context.engine) as connection:
-            number = state.add_baseline(
-                connection, monitor.table_name, spec, caller.user, routing_context.now_ms()
+            before = state.current_baseline(connection, monitor.table_name)
+            number = state.add_baseline(connection, monitor.table_name, spec, caller.user, now)
+            audit.write(
+                connection,
+                caller.user,
+                "monitor.baseline",
+                now,
+                endpoint=monitor.endpoint,
+                before=None if before is None else before.spec,
+                after={"table": monitor.table_name, "baseline_version": number, **spec},
             )
         return {"table": monitor.table_name, "baseline_version": number, **spec}
 

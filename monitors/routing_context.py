@@ -42,6 +42,11 @@ class Reader(Protocol):
         self, operation: str, arguments: dict[str, Any], deadline_seconds: float = 10
     ) -> Any: ...
 
+    async def relay(
+        self, operation: str, arguments: dict[str, Any], deadline_seconds: float = 10
+    ) -> bytes:
+        """The answer as JSON text, for a route that passes it on as it is."""
+
 
 class Promote(Protocol):
     """The one path of a traffic change; gives the endpoint object with `audit_id`. `shares`: the

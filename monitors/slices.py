@@ -19,10 +19,10 @@ Slice = tuple[str, str]  # expression, value
 def parse(texts: Iterable[str], columns: Collection[str]) -> dict[str, pl.Expr]:
     """Expressions over these columns by their text. Raises InvalidParameter, which names the node
     that is not allowed or the column that is not there."""
-    from capture import expressions  # half a second that only slices need
-
-    found = {}
+    found: dict[str, pl.Expr] = {}
     for text in dict.fromkeys(texts):
+        from capture import expressions  # a tenth of a second that only slices need
+
         found[text] = expressions.to_polars(text, columns)
         if not found[text].meta.root_names():
             raise errors.InvalidParameter(f"Slice '{text}' names no column.")

@@ -6,7 +6,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,13 @@ from capture.settings import Settings
 from monitors import (
     baseline,
     custom_sums,
+    held,
     intake,
     kept,
-    profile,
     slices,
     state,
     watched,
+    windowed,
     windows,
 )
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logline.logger(__name__)
 
 SNAPSHOT_WINDOWS = 2
-PROFILE_FAILURES = (ValueError, ArithmeticError, TypeError, pl.exceptions.PolarsError)
 
 
 class Cancelled(Exception):
@@ -76,10 +76,8 @@ class Watch:
         self.specs = monitor.config.get("custom_metrics") or []
         self.formulas = _digest(self.specs) if self.specs else ""
         self.metrics = _metrics(monitor.config, recorded)
-        self.slices: tuple[str, ...] = ()
         self.baseline: baseline.Baseline | None = None
         self.kept = kept.Kept(self.folder, self.fingerprint)
-        self.labels = intake.Labels(self.uri("labels"))
         self.dirty = Dirty(everything=self.kept.outdated)
         self.troubles: list[str] = []
         self._open()
@@ -101,15 +99,20 @@ class Watch:
 
     def _open(self) -> None:
         self.columns = self.kept.columns()
+        self.windowed = windowed.Windowed(
+            self.shape, self.columns, self.kept, self.metrics, self._tell
+        )
         self.intake = self._new_intake()
         self.intake.taken = self.kept.taken()
-        self.rows = pl.DataFrame()
+        self.held = self._new_held()
         try:
             self.intake.ahead = self.kept.ahead()
             self.intake.look()
-            self._read_again()
+            if self.kept.manifest.held is not None:
+                self.held = self._new_held(self.kept.manifest.held)
         except intake.ReadAnew as reason:
-            self._begin_anew(str(reason))
+            self.begin_anew(str(reason))
+        self.labels = intake.Labels(self.uri("labels"), self.held.label_files)
         if self.kept.manifest.formulas != self.formulas:
             # Other formulas over the same sums: no row is read again, all are written again.
             self.dirty.profiles |= self.kept.known()
@@ -119,37 +122,52 @@ class Watch:
     def _new_intake(self) -> intake.Intake:
         return intake.Intake(self.table_uri, self.shape.time_column, self.shape.recorded)
 
-    def _read_again(self) -> None:
-        """The rows of before, as far as they stay in memory."""
-        until = self.intake.taken.until
-        if until is None or self.shape.time_column is None:
-            return
-        folded = {name.casefold() for name in self.slices}
-        sliced = [name for name in self.columns if name.casefold() in folded]
-        wanted = [
-            *self.kept.manifest.kept_columns, self.shape.time_column, *self.slices, *sliced
-        ]  # fmt: skip
-        frames = [self._real(frame) for frame in self.intake.again(wanted, until)]
-        self.rows = _joined(pl.DataFrame(), frames)
+    def _new_held(self, saved: Mapping[str, Any] | None = None) -> held.Held:
+        shape = self.shape
+        return held.Held(self.folder / kept.HELD, shape.recorded, shape.model_id_col, saved)
 
-    def _begin_anew(self, reason: str) -> None:
+    def begin_anew(self, reason: str) -> None:
+        """Forget everything that was kept; the next `advance` reads the whole table."""
         log.info("reading_anew", table=str(self.name), reason=reason)
         self.kept.forget()
         self.intake = self._new_intake()
-        self.rows = pl.DataFrame()
+        self.labels = intake.Labels(self.uri("labels"))
+        self.held = self._new_held()
         self.dirty = Dirty(everything=True)
 
     def keep_slices(self, slices: Sequence[str]) -> None:
-        """Columns that an experiment is cut by or measured with, in any case, stay in memory, too;
-        read again, once, if they did not."""
-        missing = set(slices) - set(self.slices) - set(self.rows.columns)
-        self.slices = tuple(dict.fromkeys([*self.slices, *slices]))
-        if missing and self.rows.height:
+        """Columns that an experiment is cut by or measured with, in any case, are held, too; read
+        again, once, if they were not."""
+        there = {name.casefold() for name in (*self.held.asked, *self.held.columns)}
+        missing = {name for name in slices if name.casefold() not in there}
+        self.held.asked.update(slices)
+        if missing and self.held.columns:
             try:
-                self.intake.ids = []
-                self._read_again()
+                self._hold_again()
             except intake.ReadAnew as reason:
-                self._begin_anew(str(reason))
+                self.begin_anew(str(reason))
+                self.held.asked.update(slices)
+
+    def _hold_again(self) -> None:
+        """The rows of before, with all columns that are wanted by now, and the labels again."""
+        until, asked = self.intake.taken.until, self.held.asked
+        if until is None:
+            raise intake.ReadAnew("columns are wanted that were not held")
+        folded = {name.casefold() for name in asked}
+        sliced = [name for name in self.columns if name.casefold() in folded]
+        wanted = {*self.held.columns, *asked, *sliced, str(self.shape.time_column)}
+        self.held = self._new_held()
+        self.held.asked = asked
+        self.labels = intake.Labels(self.uri("labels"))
+        for frame in self.intake.again([*wanted], until):
+            held_columns = [name for name in frame.columns if name in {*wanted, "__time"}]
+            self.held.add(self._real(frame.select(held_columns)))
+        self._join_labels(until)
+
+    def _tell(self, trouble: str) -> None:
+        """Something that goes with the message of the next refresh, once."""
+        if trouble not in self.troubles:
+            self.troubles.append(trouble)
 
     def use_baseline(self, found: state.Baseline | None) -> None:
         """Compare with this baseline from now on."""
@@ -192,7 +210,7 @@ class Watch:
             try:
                 return self._advance(until, progress)
             except intake.ReadAnew as reason:
-                self._begin_anew(str(reason))
+                self.begin_anew(str(reason))
         raise errors.Unavailable("The table's files change faster than they can be read.")
 
     def _advance(self, until: datetime | None, progress: Progress) -> datetime:
@@ -208,7 +226,7 @@ class Watch:
         if come is not None:
             self._absorb(come, moment)
         if self.intake.version >= 0:
-            for frame in self.intake.read(new):
+            for frame in self.intake.read(new, self.held.unknown):
                 self._absorb(self.intake.due(frame, moment), moment)
                 progress.rows += frame.height
                 progress.step()
@@ -232,136 +250,46 @@ class Watch:
         if frame.is_empty():
             return
         self.columns.update(watched.choose(frame, self.shape, self.columns))
-        sliced = self._sliced(frame)
+        sliced = self.windowed.sliced(frame)
         truth = self.metrics.truth_columns if self.metrics else []
-        by = [*self.slices, *slices.columns_of(sliced), *truth]
+        by = [*self.held.asked, *slices.columns_of(sliced), *truth]
         keep = watched.kept_columns(frame, self.shape, self.columns, by)
         if self.shape.time_column is not None:
-            self.rows = _joined(self.rows, [frame.select(keep)])
-        ready = self._prepared(frame, late=False)
-        for whole, rows in self._windows(ready.rows, moment):
-            for key, part in [(whole, rows), *self._slices(whole, rows, sliced)]:
-                sums = custom_sums.measured(ready, part, self.shape.model_id_col)
-                self.kept.add(key, kept.Window(self._profiles(part), sums))
-                self.dirty.profiles.add(key)
-                self.dirty.quality.add(key)
+            self.held.add(frame.select(keep))
+        for key, window in self.windowed.measured(frame, sliced, moment):
+            self.kept.add(key, window)
+            self.dirty.profiles.add(key)
+            self.dirty.quality.add(key)
 
-    def _prepared(self, frame: pl.DataFrame, late: bool) -> custom_sums.Prepared:
-        """Rows with the parts of custom metrics, of those alone that wait for labels or do not."""
-        if self.metrics is None:
-            return custom_sums.Prepared(frame, {}, {})
-        parts = [p for key, p in self.metrics.parts.items() if (key in self.metrics.late) == late]
-        ready = custom_sums.prepared(frame, parts)
-        for key, reason in ready.broken.items():
-            trouble = f"Custom metrics with '{key[:100]}' cannot be computed: {reason}"
-            if trouble not in self.troubles:
-                self.troubles.append(trouble)
-        return ready
-
-    def rows_in(self, key: kept.WindowKey) -> pl.DataFrame:
-        """Rows in memory of a window."""
-        if not self.rows.width:
-            return self.rows
+    def rows_of(
+        self, key: kept.WindowKey, columns: Collection[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The held rows of a window with their labels, in portions; at least one, maybe empty.
+        columns: those that are wanted, all without."""
         start, end = key.span
-        rows = self.rows.filter((pl.col("__time") >= start) & (pl.col("__time") < end))
-        if key.slice is None:
-            return rows
+        if key.slice is None or not self.held.columns:
+            yield from self.held.portions(start, end, columns)
+            return
         text, value = key.slice
-        return rows.filter(slices.labels(rows, slices.parse([text], rows.columns))[text] == value)
+        parsed = slices.parse([text], self.held.columns)
+        if columns is not None:
+            columns = {*columns, *slices.columns_of(parsed)}
+        for rows in self.held.portions(start, end, columns):
+            yield rows.filter(slices.labels(rows, parsed)[text] == value)
 
     def sums(self, key: kept.WindowKey) -> dict[custom_sums.Group, custom_sums.Sums]:
         """Sums of custom metrics over a window, with its labels as they are now."""
         found = dict((self.kept.whole(key) or kept.NOTHING).sums)
         if self.metrics is not None and self.metrics.late and key.granularity is not None:
-            rows = self.rows_in(key)
-            if "label" in rows.columns and rows["label"].null_count() == rows.height:
-                rows = rows.with_columns(pl.lit(None).alias("label"))  # of any type
-            ready = self._prepared(rows, late=True)
-            found |= custom_sums.measured(ready, ready.rows, self.shape.model_id_col)
+            late = (self.windowed.late_sums(rows) for rows in self.rows_of(key))
+            found |= custom_sums.together(late)
         return found
-
-    def _sliced(self, frame: pl.DataFrame) -> dict[str, pl.Expr]:
-        """The slicing expressions that can be told of these rows. The values that count are those
-        of the baseline, then the most frequent ones of the first rows."""
-        parsed: dict[str, pl.Expr] = {}
-        for text in self.shape.slicing_exprs:
-            try:
-                parsed |= slices.parse([text], frame.columns)
-                counts = slices.counted(slices.labels(frame, {text: parsed[text]})[text])
-            except errors.InvalidParameter as error:
-                parsed.pop(text, None)
-                self.troubles.append(f"Rows are left out of slice '{text}': {error.message}")
-                continue
-            values = self.kept.manifest.slices
-            values[text] = slices.heaviest(counts, values.get(text, ()))
-        return parsed
-
-    def _slices(
-        self, whole: kept.WindowKey, rows: pl.DataFrame, parsed: Mapping[str, pl.Expr]
-    ) -> Iterator[tuple[kept.WindowKey, pl.DataFrame]]:
-        for text, labels in slices.labels(rows, parsed).items():
-            known = self.kept.manifest.slices[text]
-            parts = rows.with_columns(labels.alias("__slice")).partition_by("__slice", as_dict=True)
-            for (value,), part in parts.items():
-                if value in known:
-                    yield whole._replace(slice=(text, str(value))), part
 
     def _real(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Without copies that were scored in the shadow and never answered."""
         if self.shape.recorded and "shadow" in frame.columns:
             return frame.filter(~pl.col("shadow").fill_null(False))
         return frame
-
-    def _windows(
-        self, frame: pl.DataFrame, moment: datetime
-    ) -> Iterator[tuple[kept.WindowKey, pl.DataFrame]]:
-        if self.shape.time_column is None:
-            yield kept.WindowKey(None, datetime.max.replace(tzinfo=UTC)), frame
-            return
-        for granularity in self.shape.granularities:
-            starts = windows.assign(frame["__time"], granularity).alias("__start")
-            parts = frame.with_columns(starts).partition_by("__start", as_dict=True)
-            for (start,), part in parts.items():
-                assert isinstance(start, datetime)
-                yield kept.WindowKey(granularity, start), part
-
-    def _profiles(self, frame: pl.DataFrame) -> dict[kept.Group, kept.Profile]:
-        """Profiles per version and column; those of all versions are the sums."""
-        parts: dict[str | None, pl.DataFrame] = {None: frame}
-        model = self.shape.model_id_col
-        if model is not None and model in frame.columns:
-            split = frame.with_columns(pl.col(model).cast(pl.String))
-            parts = {key[0]: part for key, part in split.partition_by(model, as_dict=True).items()}
-        found: dict[kept.Group, kept.Profile] = {}
-        for name in frame.columns:
-            column = self.columns.get(name)
-            if column is not None and column.watched:
-                self._profile_column(found, name, column, parts)
-        return found
-
-    def _profile_column(
-        self,
-        found: dict[kept.Group, kept.Profile],
-        name: str,
-        column: watched.Column,
-        parts: dict[str | None, pl.DataFrame],
-    ) -> None:
-        try:
-            for version, part in parts.items():
-                one = watched.profiled(part[name], column)
-                whole = found.get((None, name))
-                found[None, name] = one if whole is None else profile.merge(whole, one)
-                if version is not None:
-                    found[version, name] = one
-                    if one.values_count:
-                        self.kept.filled.add((version, name))
-        except PROFILE_FAILURES as error:
-            # A column that cannot be profiled is left out, and the others go on.
-            reason = f"it could not be profiled: {type(error).__name__}"
-            self.columns[name] = watched.Column("left out", reason=reason)
-            self.troubles.append(f"Column '{name}' is left out; {reason}.")
-            for group in [group for group in found if group[1] == name]:
-                del found[group]
 
     def _snapshot(self, moment: datetime) -> None:
         """A snapshot monitor's window: all rows so far, at this moment; and those of each slice."""
@@ -391,11 +319,17 @@ class Watch:
 
     def _join_labels(self, moment: datetime) -> None:
         """Labels whose time has come; the windows of their requests become dirty."""
-        if not self.shape.recorded or not self.rows.height:
+        if not self.shape.recorded:
             return
-        self.labels.look()
-        self.rows, changed = self.labels.join(self.rows, moment)
-        self._dirty_by_labels(changed)
+        new = self.labels.look()
+        changed = [self.held.come_due(moment)]
+        changed += (
+            self.held.take(labels, moment, self.labels.replaced) for labels in self.labels.read(new)
+        )
+        self.held.label_files = self.labels.files
+        self._dirty_by_labels(pl.concat(changed))
+        if self.held.joined(moment):
+            self.dirty.quality |= self.kept.known()
 
     def _dirty_by_labels(self, times: pl.Series) -> None:
         for granularity in self.shape.granularities:
@@ -412,28 +346,15 @@ class Watch:
 
     def settle(self) -> None:
         """The dirty windows are written: keep what was merged, and begin with a clean sheet."""
-        joined = {"label", "label_time"} if self.shape.recorded else set()
-        kept_columns = [
-            name for name in self.rows.columns if name not in joined and not name.startswith("__")
-        ]
         self.kept.manifest.formulas = self.formulas
-        self.kept.save(self.intake.taken, self.columns, kept_columns, self.intake.ahead)
+        self.kept.manifest.held = self.held.save()
+        self.kept.save(self.intake.taken, self.columns, self.intake.ahead)
+        self.held.clean(self.kept.manifest.held)
         self.dirty = Dirty()
 
     def versions(self) -> list[str]:
-        """Model versions among the rows in memory."""
-        model = self.shape.model_id_col
-        if model is None or model not in self.rows.columns:
-            return []
-        return sorted(str(name) for name in self.rows[model].drop_nulls().unique().to_list())
-
-
-def _joined(rows: pl.DataFrame, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    parts = [part for part in (rows, *frames) if part.width]
-    if not parts:
-        return rows
-    joined = pl.concat(parts, how="diagonal_relaxed")
-    return joined.rechunk() if joined.n_chunks() > 64 else joined
+        """Model versions among the rows."""
+        return sorted(self.held.tally.versions)
 
 
 def _metrics(config: Mapping[str, Any], recorded: bool) -> "custom_metrics.Metrics | None":

@@ -1,7 +1,7 @@
 """The rows of both metric tables for the windows of one refresh, custom metrics included."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from monitors import (
@@ -19,7 +19,24 @@ from monitors import (
 
 Row = dict[str, Any]
 ByGroup = dict[kept.Group, Row]
+Maker = Callable[[], list[Row]]
 TABLE = ":table"
+
+
+class Made(Mapping[str, list[Row]]):
+    """The rows of each window key, made when they are asked for: few windows are in memory."""
+
+    def __init__(self, makers: Mapping[str, Maker]) -> None:
+        self.makers = makers
+
+    def __getitem__(self, key: str) -> list[Row]:
+        return self.makers[key]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
 
 
 class WindowRows:

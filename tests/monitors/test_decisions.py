@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from monitors import decisions, experiment_state, followed, roles
+from monitors import decisions, experiment_state, followed, held, roles
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 WHO = roles.Roles("v1", "v2")
@@ -15,7 +15,8 @@ def rows(**columns) -> pl.DataFrame:
     n = len(next(iter(columns.values()))) if columns else 4
     usual = {
         "databricks_request_id": [f"r{k}" for k in range(n)],
-        "row_index": [0] * n,
+        "client_request_id": pl.Series([None] * n, dtype=pl.String),
+        "row_index": pl.Series([0] * n, dtype=pl.Int32),
         "request_time": [MONDAY] * n,
         "__time": [MONDAY + timedelta(hours=k) for k in range(n)],
         "unit_id": pl.Series([None] * n, dtype=pl.String),
@@ -107,14 +108,16 @@ def test_the_label_window_is_that_of_the_slower_kind_of_label():
     assert decisions.label_window(frame, WHO, now + timedelta(days=60)) is None
 
 
-def test_an_experiment_on_receipt_times_begins_when_it_was_made():
+def test_an_experiment_on_receipt_times_begins_when_it_was_made(tmp_path):
     policy = {"primary": {"name": "accuracy", "kind": "binary", "mde": 0.1}}
     begun = int((MONDAY + timedelta(hours=2)).timestamp() * 1000)
     experiment = experiment_state.Experiment("delay", 1, True, policy, "ann", begun)
     now = MONDAY + timedelta(hours=10)
-    [found] = decisions.looks(experiment, rows(), now, True, followed.Followed())
+    kept = held.Held(tmp_path / "held", recorded=True)
+    kept.add(rows().with_columns(pl.col("__time").cast(pl.Datetime("us", "UTC"))))
+    [found] = decisions.looks(experiment, kept, now, True, followed.Followed())
     assert found.requests == 2
-    [found] = decisions.looks(experiment, rows(), now, False, followed.Followed())
+    [found] = decisions.looks(experiment, kept, now, False, followed.Followed())
     assert found.requests == 4
     assert found.config_version == 1 and found.challenger_requests == 2
     assert found.newest_row == MONDAY + timedelta(hours=3)

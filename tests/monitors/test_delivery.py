@@ -4,6 +4,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import sqlalchemy as sa
 import standardwebhooks
 
 from capture import database, names, outbox, sealing
@@ -234,3 +235,28 @@ def test_no_secret_lies_in_the_database_in_the_clear(house, tmp_path):
     _, secret = house.webhook("http://127.0.0.1:1/hook")
     house.engine.dispose()
     assert all(secret.encode() not in path.read_bytes() for path in tmp_path.glob("inferlake.db*"))
+
+
+def test_what_was_delivered_is_forgotten_after_its_days_and_what_waits_never(house):
+    webhook_id, _ = house.webhook("http://127.0.0.1:1/hook")
+    house.emit("a.delivered", "a.dead", "a.waiting")
+    delivery.dispatch(house.engine)
+    house.emit("a.new")
+    day_ms, now = 24 * 3_600_000, now_ms()
+    with database.transaction(house.engine) as connection:
+        by_type = {d.event_type: d.id for d in house.deliveries(webhook_id)}
+        for state in ("delivered", "dead"):
+            values = {"state": state, "ended_ms": now}
+            alert_state.change_delivery(connection, by_type[f"a.{state}"], values)
+
+    def left(days: int) -> list[str]:
+        delivery.forget(house.engine, 30, now + days * day_ms)
+        return [d.event_type for d in house.deliveries(webhook_id)]
+
+    assert left(29) == ["a.delivered", "a.dead", "a.waiting"]
+    assert left(31) == ["a.dead", "a.waiting"]
+    assert left(91) == ["a.waiting"]
+    with database.reading(house.engine) as connection:
+        assert [event.type for event in outbox.waiting(connection)] == ["a.new"]
+        every = connection.execute(sa.select(outbox.outbox.c.type)).scalars().all()
+    assert every == ["a.new"]

@@ -479,3 +479,13 @@ def test_the_installed_command_line_has_both(sides: tuple[Path, Path]) -> None:
         check=True,
     )
     assert "moved" in done.stdout and done.stderr == ""
+
+
+def test_comparing_parquet_files_loads_nothing_that_it_does_not_need(sides) -> None:
+    heavy = "{'pandas', 'sqlglot', 'sqlalchemy', 'deltalake', 'mlflow', 'evidently'}"
+    code = (
+        "import sys, typer; from monitors import files_cli; app = typer.Typer();"
+        f"files_cli.register(app); app({['drift', *map(str, sides)]!r}, standalone_mode=False);"
+        f"sys.exit(len({heavy} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -100,6 +100,66 @@ def test_late_rows_and_late_labels_dirty_the_windows_of_their_events(lake):
     assert scored[week(0)] > 0.5 and scored[week(1)] is None
 
 
+def told(lake) -> list[dict]:
+    """What the profile table says of the quality of every week and version."""
+    table = lake.metrics("profile").filter(
+        (pl.col("column_name") == ":table") & (pl.col("log_type") == "INPUT")
+    )
+    wanted = [
+        "start",
+        "served_entity_name",
+        "count",
+        "confusion_matrix",
+        "quality",
+        "roc_auc_score",
+    ]
+    return table.select(wanted).sort("start", "served_entity_name").to_dicts()
+
+
+def test_labels_in_any_order_across_deaths_and_compactions_are_those_of_a_rescan(lake):
+    """Late, repeated and of nobody; before their request; taken back by null."""
+    lake.monitor(rules=False)
+    frames = [lake.rows(week(n), 300, split={"v1": 50, "v2": 50}) for n in range(4)]
+    labels = "main.flights.p_labels"
+    lake.write(frames[0])
+    lake.label(frames[1].head(80), timedelta(hours=-100))  # before its request
+    lake.done(week(1))
+    lake.write(frames[1])
+    lake.label(frames[0].head(100))
+    lake.restart()
+    lake.done(week(2))
+    lake.write(frames[2])
+    lake.label(
+        frames[0].slice(100, 100), timedelta(days=20)
+    )  # its time comes with the last refresh
+    lake.label(lake.rows(week(0), 50))  # of requests that are in no table
+    newer = pl.col("client_request_id").is_in(frames[0]["client_request_id"].head(30).implode())
+    again = pl.read_delta(lake.uri(labels)).filter(newer)
+    lake.write(
+        again.with_columns(label=pl.lit("0"), label_time=pl.col("label_time") + WEEK), labels
+    )
+    for table in (TABLE, labels):
+        deltalake.DeltaTable(lake.uri(table)).optimize.compact()
+    lake.done(week(3))
+    lake.write(frames[3])
+    lake.write(
+        again.head(5).with_columns(
+            label=pl.lit("null"), label_time=pl.col("label_time") + 2 * WEEK
+        ),
+        labels,
+    )
+    lake.restart()
+    lake.done(week(4))
+    step_by_step = told(lake)
+    of_all = [row for row in step_by_step if row["served_entity_name"] is None]
+    labelled = [sum(cell["count"] for cell in row["confusion_matrix"] or ()) for row in of_all]
+    assert labelled == [200 - 5, 80, 0, 0]
+    shutil.rmtree(lake.settings.data_dir / "monitors")
+    lake.restart()
+    lake.done(week(4))
+    assert told(lake) == step_by_step
+
+
 def test_an_earlier_until_forgets_what_came_later(lake):
     lake.monitor()
     lake.write(lake.rows(week(0), 600, hours=3 * 168))
@@ -363,6 +423,24 @@ def test_a_refresh_that_fails_says_so_and_the_next_one_works(lake):
     path.write_bytes(whole)
     lake.done(week(2))
     assert counted(lake) == {week(0): 300, week(1): 100}
+
+
+@pytest.mark.parametrize("kind", ["held/rows", "held/keys", "held/hours", "window"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_lost_or_torn_file_of_its_own_costs_a_full_read_and_no_more(lake, kind, gone):
+    lake.monitor(rules=False)
+    frame = lake.rows(week(0), 300)
+    lake.write(frame)
+    lake.done(week(1))
+    lake.restart()
+    folder = lake.settings.data_dir / "monitors" / "t1"
+    for path in folder.glob(f"{kind}*"):
+        path.unlink() if gone else path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    lake.write(lake.rows(week(0), 50))
+    lake.label(frame)
+    lake.done(week(1))
+    assert counted(lake) == {week(0): 350}
+    assert sum(cell["count"] for cell in told(lake)[0]["confusion_matrix"]) >= 290
 
 
 def test_a_cancelled_refresh_leaves_everything_as_it_was(lake):

@@ -19,7 +19,7 @@ def rows(*splits: dict[str, int] | None) -> pl.DataFrame:
 
 def pairs(body: dict[str, str], frame: pl.DataFrame, hour: int | None = None) -> list[list[str]]:
     start = None if hour is None else MONDAY + timedelta(hours=hour)
-    found = roles.assign(body, frame, start)
+    found = roles.assign(body, roles.splits(frame), start)
     return [[one.champion, one.challenger] for one in found.pairs]
 
 
@@ -50,8 +50,9 @@ def test_every_version_that_had_traffic_and_has_a_route_is_a_challenger():
         None,
     )
     assert pairs({}, frame) == [["v1", "v9"], ["v1", "v10"]]  # v2 never had a share
-    assert roles.assign({}, frame, None).started == 3  # old as well: it had its chance
+    # old as well: it had its chance
+    assert roles.assign({}, roles.splits(frame), None).started == 3
     assert pairs({}, frame, hour=2) == [["v1", "v10"]]
-    assert roles.assign({}, frame, MONDAY + timedelta(hours=2)).started == 1
+    assert roles.assign({}, roles.splits(frame), MONDAY + timedelta(hours=2)).started == 1
     assert pairs({"challenger": "v9"}, frame) == [["v1", "v9"]]
     assert pairs({"champion": "v10"}, frame) == [["v10", "v1"], ["v10", "v9"]]

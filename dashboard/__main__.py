@@ -67,7 +67,14 @@ def announce(host: str, port: int, ready: Path, ended: threading.Event) -> None:
 
 def warm() -> None:
     """Pay for the imports of charts and tables before the first visitor does."""
-    for module in ("pandas", "pyarrow", "dashboard.evidence", "dashboard.shapes"):
+    for module in (
+        "pandas",
+        "pyarrow",
+        "dashboard.evidence",
+        "dashboard.shapes",
+        "dashboard.configuring",
+        "dashboard.metering",
+    ):
         importlib.import_module(module)
     charts = importlib.import_module("dashboard.charts")
     charts.traffic([("", [("v1", 100.0)])]).to_json()

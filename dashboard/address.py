@@ -36,11 +36,15 @@ PAGES = {
     "alerts": "views/alerts.py",
     "endpoints": "views/endpoints.py",
     "endpoint": "views/endpoint.py",
+    "create": "views/create.py",
     "requests": "views/requests.py",
     "drift": "views/drift.py",
     "quality": "views/quality.py",
     "experiment": "views/experiment.py",
     "recommendations": "views/recommendations.py",
+    "usage": "views/usage.py",
+    "audit": "views/audit.py",
+    "settings": "views/settings.py",
 }
 STEPS = (10, 30, 60, 300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800)
 MOST_STEPS = 300

@@ -14,9 +14,12 @@ import httpx2
 Json = dict[str, Any]
 OURS = "/api/1.0"
 SERVING = "/api/2.0/serving-endpoints"
+SECRETS = "/api/2.0/secrets"
 MONITORS = "/api/2.1/unity-catalog/tables"
+PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 READ_SECONDS = 15.0
 QUERY_SECONDS = 300.0
+REGISTRY_SECONDS = 120.0  # a registry may be far away, and a digest reads every file of a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,44 @@ def delete_alert_rule(client: Client, rule: str) -> Json:
     return call(client, "DELETE", f"{OURS}/alert-rules/{_part(rule)}")
 
 
+def try_alert_rule(client: Client, rule: str, span: Json) -> Json:
+    """The alerts that a rule would have opened `from` one time `to` another."""
+    return call(client, "POST", f"{OURS}/alert-rules/{_part(rule)}/try", json=span)
+
+
+def webhooks(client: Client) -> Json:
+    return call(client, "GET", f"{OURS}/webhooks", params={"page_size": 200})
+
+
+def create_webhook(client: Client, webhook: Json) -> Json:
+    """The reply holds the secret, this once."""
+    return call(client, "POST", f"{OURS}/webhooks", json=webhook)
+
+
+def delete_webhook(client: Client, webhook: str) -> Json:
+    return call(client, "DELETE", f"{OURS}/webhooks/{_part(webhook)}")
+
+
+def test_webhook(client: Client, webhook: str) -> Json:
+    return call(client, "POST", f"{OURS}/webhooks/{_part(webhook)}/test", json={})
+
+
+def rotate_webhook_secret(client: Client, webhook: str) -> Json:
+    """The reply holds the new secret, this once."""
+    return call(client, "POST", f"{OURS}/webhooks/{_part(webhook)}/rotate-secret", json={})
+
+
+def deliveries(client: Client, webhook: str) -> Json:
+    """The newest deliveries of a receiver."""
+    path = f"{OURS}/webhooks/{_part(webhook)}/deliveries"
+    return call(client, "GET", path, params={"page_size": 100})
+
+
+def redeliver(client: Client, webhook: str, delivery: str) -> Json:
+    path = f"{OURS}/webhooks/{_part(webhook)}/deliveries/{_part(delivery)}/redeliver"
+    return call(client, "POST", path, json={})
+
+
 # serve
 
 
@@ -231,6 +272,61 @@ def stop_endpoint(client: Client, name: str) -> Json:
 
 def start_endpoint(client: Client, name: str) -> Json:
     return call(client, "POST", f"{OURS}/endpoints/{_part(name)}/start", json={})
+
+
+def models(client: Client, part: str = "") -> Json:
+    """Registered models whose name holds `part`, with their versions: the first 100."""
+    params = {"name_contains": part, "page_size": 100}
+    return call(client, "GET", f"{OURS}/models", params=params, timeout=REGISTRY_SECONDS)
+
+
+def model_version(client: Client, name: str, version: str) -> Json:
+    """What a version (or @alias) of a registered model asks for."""
+    path = f"{OURS}/models/{_part(name)}/versions/{_part(version)}"
+    return call(client, "GET", path, timeout=REGISTRY_SECONDS)
+
+
+def create_endpoint(client: Client, body: Json, dry_run: bool = False) -> Json:
+    """A new endpoint. dry_run: everything is checked, nothing is made."""
+    params = {"dry_run": "true"} if dry_run else None
+    return call(client, "POST", SERVING, params=params, json=body, timeout=REGISTRY_SECONDS)
+
+
+def update_config(client: Client, name: str, body: Json, dry_run: bool = False) -> Json:
+    """The next configuration. dry_run: everything is checked, nothing is changed."""
+    path, params = f"{SERVING}/{_part(name)}/config", {"dry_run": "true"} if dry_run else None
+    return call(client, "PUT", path, params=params, json=body, timeout=REGISTRY_SECONDS)
+
+
+def put_gateway(client: Client, name: str, body: Json) -> Json:
+    """Limits, usage tracking and inference table of the gateway; what is not named stays."""
+    return call(client, "PUT", f"{SERVING}/{_part(name)}/ai-gateway", json=body)
+
+
+def replicas(client: Client, name: str) -> Json:
+    """Served entities with their state, load and replicas."""
+    return call(client, "GET", f"{OURS}/endpoints/{_part(name)}/replicas")
+
+
+def events(client: Client, name: str) -> Json:
+    """What happened to an endpoint, newest first."""
+    return call(client, "GET", f"{OURS}/endpoints/{_part(name)}/events")
+
+
+def permissions(client: Client, endpoint_id: str) -> Json:
+    return call(client, "GET", f"{PERMISSIONS}/{_part(endpoint_id)}")
+
+
+def grant(client: Client, endpoint_id: str, grants: list[Json]) -> Json:
+    """Adds grants, or changes their level."""
+    body = {"access_control_list": grants}
+    return call(client, "PATCH", f"{PERMISSIONS}/{_part(endpoint_id)}", json=body)
+
+
+def set_permissions(client: Client, endpoint_id: str, grants: list[Json]) -> Json:
+    """Replaces all direct grants; the creator keeps CAN_MANAGE."""
+    body = {"access_control_list": grants}
+    return call(client, "PUT", f"{PERMISSIONS}/{_part(endpoint_id)}", json=body)
 
 
 def versions(client: Client, name: str) -> Json:
@@ -337,6 +433,10 @@ def quality(client: Client, table: str, filters: Json) -> Json:
     return call(client, "GET", f"{OURS}/monitors/{_part(table)}/quality", params=filters)
 
 
+def create_monitor(client: Client, table: str, body: Json) -> Json:
+    return call(client, "POST", f"{MONITORS}/{_part(table)}/monitor", json=body)
+
+
 def refresh(client: Client, table: str) -> Json:
     return call(client, "POST", f"{MONITORS}/{_part(table)}/monitor/refreshes", json={})
 
@@ -415,3 +515,101 @@ def dismiss(client: Client, recommendation: str, reason: str) -> Json:
 def snooze(client: Client, recommendation: str, until: str) -> Json:
     path = f"{OURS}/recommendations/{_part(recommendation)}/snooze"
     return call(client, "POST", path, json={"until": until})
+
+
+# usage, audit, settings
+
+
+def usage(client: Client, asked: Json) -> Json:
+    """asked: by, from, to, endpoint, order_by, page_size."""
+    return call(client, "GET", f"{OURS}/usage", params=asked, timeout=60.0)
+
+
+def prices(client: Client) -> Json:
+    return call(client, "GET", f"{OURS}/prices")
+
+
+def put_prices(client: Client, table: Json) -> Json:
+    return call(client, "PUT", f"{OURS}/prices", json=table)
+
+
+def audit(client: Client, filters: Json) -> Json:
+    return call(client, "GET", f"{OURS}/audit", params=filters)
+
+
+def audit_file(client: Client, filters: Json) -> bytes:
+    """The entries of a filter as CSV."""
+    response = send(client, "GET", f"{OURS}/audit.csv", params=filters, timeout=120.0)
+    if response.is_success:
+        return response.content
+    raise refusal(response)
+
+
+def tokens(client: Client) -> Json:
+    return call(client, "GET", f"{OURS}/tokens", params={"page_size": 1000})
+
+
+def create_token(client: Client, asked: Json) -> Json:
+    return call(client, "POST", f"{OURS}/tokens", json=asked)
+
+
+def revoke_token(client: Client, token_id: str) -> Json:
+    return call(client, "DELETE", f"{OURS}/tokens/{_part(token_id)}")
+
+
+def grants(client: Client, user: str) -> Json:
+    return call(client, "GET", f"{OURS}/users/{_part(user)}/grants")
+
+
+def put_grants(client: Client, user: str, given: list[Json]) -> Json:
+    return call(client, "PUT", f"{OURS}/users/{_part(user)}/grants", json={"grants": given})
+
+
+def secret_scopes(client: Client) -> Json:
+    return call(client, "GET", f"{SECRETS}/scopes/list")
+
+
+def secret_keys(client: Client, scope: str) -> Json:
+    """Names of a scope's secrets. No page ever asks for a value."""
+    return call(client, "GET", f"{SECRETS}/list", params={"scope": scope})
+
+
+def create_scope(client: Client, scope: str) -> Json:
+    return call(client, "POST", f"{SECRETS}/scopes/create", json={"scope": scope})
+
+
+def delete_scope(client: Client, scope: str) -> Json:
+    return call(client, "POST", f"{SECRETS}/scopes/delete", json={"scope": scope})
+
+
+def put_secret(client: Client, scope: str, key: str, value: str) -> Json:
+    body = {"scope": scope, "key": key, "string_value": value}
+    return call(client, "POST", f"{SECRETS}/put", json=body)
+
+
+def delete_secret(client: Client, scope: str, key: str) -> Json:
+    return call(client, "POST", f"{SECRETS}/delete", json={"scope": scope, "key": key})
+
+
+def tables(client: Client, page_token: str | None = None) -> Json:
+    return call(
+        client, "GET", f"{OURS}/tables", params={"page_size": 100, "page_token": page_token}
+    )
+
+
+def table(client: Client, name: str) -> Json:
+    return call(client, "GET", f"{OURS}/tables/{_part(name)}")
+
+
+def keep_days(client: Client, name: str, days: int | None) -> Json:
+    body = {"retention_days": days}
+    return call(client, "PATCH", f"{OURS}/tables/{_part(name)}", json=body)
+
+
+def maintain(client: Client, name: str) -> Json:
+    path = f"{OURS}/tables/{_part(name)}/maintain"
+    return call(client, "POST", path, json={}, timeout=60.0)
+
+
+def storage(client: Client) -> Json:
+    return call(client, "GET", f"{OURS}/storage")

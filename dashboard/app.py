@@ -23,6 +23,8 @@ GROUPS = {
     "Serve": [
         st.Page("views/endpoints.py", title="Endpoints", icon=":material/dns:"),
         st.Page("views/endpoint.py", title="Endpoint", icon=":material/deployed_code:"),
+        st.Page("views/create.py", title="New endpoint", icon=":material/add_circle:"),
+        st.Page("views/usage.py", title="Usage and cost", icon=":material/payments:"),
     ],
     "Watch": [
         st.Page("views/requests.py", title="Requests", icon=":material/list_alt:"),
@@ -32,6 +34,10 @@ GROUPS = {
     "Decide": [
         st.Page("views/experiment.py", title="Experiment", icon=":material/science:"),
         st.Page("views/recommendations.py", title="Recommendations", icon=":material/lightbulb:"),
+    ],
+    "Operate": [
+        st.Page("views/audit.py", title="Audit", icon=":material/history:"),
+        st.Page("views/settings.py", title="Settings", icon=":material/settings:"),
     ],
 }
 

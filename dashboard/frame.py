@@ -1,6 +1,7 @@
 """What every page stands in: sign-in, header strip, age of the data, and the four states
 (progress, empty, error, denied). An old value is never shown as a current one."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -206,6 +207,11 @@ def _remember(chosen: address.Address) -> None:
         st.query_params.update(query)
 
 
+def forget_endpoint() -> None:
+    """Look at all endpoints again: the chosen one is gone."""
+    _remember(replace(here(), endpoint=None, version=None))
+
+
 def _endpoints() -> dict[str, api.Json]:
     """Endpoints by name for the picker. A refusal here means that the token is worth nothing."""
     try:
@@ -270,6 +276,14 @@ def recent_capture(given: api.Client, endpoint: str) -> api.Json:
     return _recent(f"capture {endpoint}", lambda: api.capture(given, endpoint))
 
 
+def is_recorded(endpoint: str) -> bool:
+    """Whether its requests are kept in a table, as far as can be told."""
+    try:
+        return bool(recent_capture(client(), endpoint).get("table"))
+    except api.ApiError:
+        return False
+
+
 def _recent(what: str, ask: Callable[[], api.Json]) -> api.Json:
     kept, at, reply = st.session_state.get("recent", (None, 0.0, {}))
     if kept != what or time.monotonic() - at > LIVE_SECONDS / 2:
@@ -314,11 +328,40 @@ def _chose(param: str, default: str) -> None:
         del st.query_params[param]
 
 
-def entry(place: Any, title: str, param: str, **style: Any) -> str:
-    """A text field whose value is the query parameter `param`."""
-    st.session_state[f"url_{param}"] = st.query_params.get(param, "")
-    place.text_input(title, key=f"url_{param}", on_change=_chose, args=(param, ""), **style)
+def entry(place: Any, title: str, param: str, default: str = "", **style: Any) -> str:
+    """A text field whose value is the query parameter `param`; the default is left out."""
+    st.session_state[f"url_{param}"] = st.query_params.get(param, default)
+    place.text_input(title, key=f"url_{param}", on_change=_chose, args=(param, default), **style)
     return str(st.session_state[f"url_{param}"]).strip()
+
+
+def pick(
+    place: Any, title: str, param: str, options: Sequence[str], default: str, **style: Any
+) -> str:
+    """A list to choose from whose value is the query parameter `param`; the default is left out."""
+    asked = st.query_params.get(param, default)
+    st.session_state[f"url_{param}"] = asked if asked in options else default
+    place.selectbox(
+        title, options, key=f"url_{param}", on_change=_chose, args=(param, default), **style
+    )
+    return str(st.session_state[f"url_{param}"])
+
+
+def switch(place: Any, title: str, param: str, default: bool, **style: Any) -> bool:
+    """A switch whose value is the query parameter `param`, `yes` or `no`; the default is left
+    out."""
+    asked = st.query_params.get(param)
+    st.session_state[f"url_{param}"] = asked == "yes" if asked in ("yes", "no") else default
+    place.toggle(title, key=f"url_{param}", on_change=_switched, args=(param, default), **style)
+    return bool(st.session_state[f"url_{param}"])
+
+
+def _switched(param: str, default: bool) -> None:
+    value = bool(st.session_state[f"url_{param}"])
+    if value != default:
+        st.query_params[param] = "yes" if value else "no"
+    elif param in st.query_params:
+        del st.query_params[param]
 
 
 # page and states
@@ -391,6 +434,25 @@ def load(what: str, function: Callable[..., T], *given: Any, absent: Any = NOT_G
     return None
 
 
+def verdict(key: str, asked: Any, dry_run: Callable[[], object]) -> str | None:
+    """What the server has against a request, in a sentence; None: nothing.
+
+    The verdict on the same `asked` is kept, but not that nobody answered or had time."""
+    text = json.dumps(asked)
+    kept = st.session_state.get(key)
+    if kept is not None and kept[0] == text:
+        return kept[1]
+    said: str | None = None
+    try:
+        dry_run()
+    except (api.Rejected, api.NotFound) as error:
+        said = error.message
+    except api.ApiError as error:
+        return error.message
+    st.session_state[key] = (text, said)
+    return said
+
+
 def failed(what: str, error: api.ApiError) -> None:
     """What failed, since when, the id to quote, and another try."""
     facts = [f"{now():%H:%M:%S} UTC"]
@@ -423,6 +485,31 @@ def empty(title: str, why: str, snippet: str | None = None, language: str = "bas
             st.code(snippet, language=language)
 
 
+def shown_once(key: str, what_for: str = "") -> None:
+    """The secret that `keep_secret` kept under this key, until it was copied. what_for: a sentence
+    behind the others."""
+    kept = st.session_state.get(f"{key}_shown")
+    if not kept:
+        return
+    whose, secret = kept
+    with st.container(border=True):
+        st.markdown(
+            f":green[:material/key:] {whose} Copy it now: it is shown this once. {what_for}"
+        )
+        st.code(secret, language=None)
+        st.button("I have copied it", key=f"{key}_copied", on_click=forget_secret, args=(key,))
+
+
+def keep_secret(key: str, whose: str, secret: str) -> None:
+    """Have a secret shown by `shown_once`. whose: a sentence in Markdown, escaped."""
+    st.session_state[f"{key}_shown"] = whose, secret
+
+
+def forget_secret(key: str) -> None:
+    """The text of a secret leaves the session."""
+    st.session_state.pop(f"{key}_shown", None)
+
+
 def need_endpoint(question: str) -> str | None:
     """The chosen endpoint; without one, a list to choose from."""
     chosen = here().endpoint
@@ -444,7 +531,7 @@ def no_endpoints() -> None:
     empty(
         "No endpoint yet",
         "An endpoint serves one or more versions of a model. See one at work with real data, or "
-        "create your own from a model in the registry:",
+        "create your own from a model in the registry, on the page New endpoint or by the API:",
         "inferlake demo --data-dir ./inferlake-demo\n\n"
         f"curl -X POST {server_url()}/api/2.0/serving-endpoints \\\n"
         '  -H "Authorization: Bearer $INFERLAKE_TOKEN" -H "Content-Type: application/json" \\\n'

@@ -13,6 +13,7 @@ from dashboard import charts
 OTHERS = "all others"
 BASELINE, PREVIOUS = "#9AA3AF", "#56B4E9"
 MOST_CELLS_WITH_TEXT = 900
+MOST_BAR_PIXELS = 400
 # Effect over threshold: pale below 1, amber from 1 (warning), dark from 2 (critical).
 HEAT = (
     (0.0, "#F2F5F9"),
@@ -38,15 +39,17 @@ def heat_map(
     columns: Sequence[str],
     windows: Sequence[str],
     effects: Sequence[Sequence[float | None]],
-    words_: Sequence[Sequence[str]],
+    told: Sequence[Sequence[str]],
 ) -> go.Figure:
-    """Columns x windows, coloured by distance over threshold; a cell can be selected.
+    """Columns x windows, coloured by distance over threshold; what is clicked can be selected.
 
-    effects[row][window]: 1 = at the threshold, None = no answer. words_: the same in a sentence.
-    Selected points carry (column, window number) as customdata."""
+    effects[row][window]: 1 = at the threshold, None = no answer. told: the same in a sentence per
+    cell, of a large map (`is_large`) in one per row. Selected points carry (column, window number)
+    as customdata, in a large map (column, None): there rows are clicked, since a browser takes
+    seconds for thousands of points."""
     rows = [charts.label(name) for name in columns]
-    figure = charts.blank(70 + 25 * len(rows))
-    shown = len(columns) * len(windows) <= MOST_CELLS_WITH_TEXT
+    large = is_large(len(columns), len(windows))
+    figure = charts.blank(70 + (17 if large else 25) * len(rows))
     figure.add_heatmap(
         z=[[None if x is None else min(x, HEAT_TOP) for x in row] for row in effects],
         x=list(windows),
@@ -54,37 +57,93 @@ def heat_map(
         zmin=0,
         zmax=HEAT_TOP,
         colorscale=[list(stop) for stop in HEAT],
-        xgap=1,
-        ygap=1,
         hoverinfo="skip",
-        text=[[_cell(x) if shown else "" for x in row] for row in effects],
-        texttemplate="%{text}",
-        textfont={"size": 10},
         colorbar={
             "title": {"text": "distance over<br>threshold", "font": {"size": 11}},
             "tickvals": [0, 1, 2, 3],
             "ticktext": ["0", "1 warning", "2 critical", "3 or more"],
             "thickness": 10,
             "outlinewidth": 0,
+            "lenmode": "pixels",
+            "len": min(MOST_BAR_PIXELS, 25 * len(rows) + 60),
+            "y": 1,
+            "yanchor": "top",
         },
     )
-    # A heat map tells plotly nothing when it is clicked: unseen points lie over the cells.
+    # A heat map tells plotly nothing when it is clicked: unseen shapes lie over it.
+    if large:
+        _clickable_rows(figure, columns, rows, windows, told)
+    else:
+        figure.update_traces(
+            xgap=1,
+            ygap=1,
+            text=[[_cell(x) for x in row] for row in effects],
+            texttemplate="%{text}",
+            textfont={"size": 10},
+        )
+        _clickable_cells(figure, columns, rows, windows, told)
+    figure.update_layout(hovermode="closest", clickmode="event+select", dragmode=False)
+    figure.update_xaxes(
+        type="category",
+        side="top",
+        range=[-0.5, len(windows) - 0.5],
+        showgrid=False,
+        fixedrange=True,
+        nticks=16,
+    )
+    figure.update_yaxes(
+        type="category",
+        range=[len(rows) - 0.5, -0.5],
+        showgrid=False,
+        fixedrange=True,
+        automargin=True,
+    )
+    return figure
+
+
+def is_large(columns: int, windows: int) -> bool:
+    """Whether a map has colours only, and rows to click instead of cells."""
+    return columns * windows > MOST_CELLS_WITH_TEXT
+
+
+def _clickable_cells(
+    figure: go.Figure,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    windows: Sequence[str],
+    told: Sequence[Sequence[str]],
+) -> None:
     figure.add_scatter(
         x=[window for _ in rows for window in windows],
         y=[row for row in rows for _ in windows],
         mode="markers",
         marker={"size": 18, "opacity": 0, "symbol": "square", "color": charts.GREY},
-        text=[html.escape(text) for row in words_ for text in row],
+        text=[html.escape(text) for row in told for text in row],
         customdata=[[name, place] for name in columns for place in range(len(windows))],
         hovertemplate="<b>%{y}</b>, %{x}<br>%{text}<extra></extra>",
         showlegend=False,
     )
-    figure.update_layout(hovermode="closest", clickmode="event+select", dragmode=False)
-    figure.update_xaxes(type="category", side="top", showgrid=False, fixedrange=True, nticks=16)
-    figure.update_yaxes(
-        type="category", autorange="reversed", showgrid=False, fixedrange=True, automargin=True
+
+
+def _clickable_rows(
+    figure: go.Figure,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    windows: Sequence[str],
+    told: Sequence[Sequence[str]],
+) -> None:
+    figure.add_bar(
+        x=[len(windows)] * len(rows),
+        y=rows,
+        base=-0.5,  # from the left edge of the first window's cell
+        width=1,
+        orientation="h",
+        marker={"opacity": 0, "color": charts.GREY},
+        hovertext=[html.escape(row[0]) for row in told],
+        customdata=[[name, None] for name in columns],
+        hovertemplate="<b>%{y}</b><br>%{hovertext}<extra></extra>",
+        showlegend=False,
     )
-    return figure
 
 
 def distribution(shapes: Mapping[str, Shape], column: str) -> go.Figure:

@@ -1,6 +1,7 @@
 """Code to copy: how to query an endpoint, send labels, begin an experiment, watch a table. Pure."""
 
 import json
+import re
 from typing import Any
 
 EXAMPLE = {"dataframe_records": [{"feature_a": 1.0, "feature_b": "text"}]}
@@ -22,6 +23,16 @@ def example_body(openapi: dict[str, Any], task: str | None) -> dict[str, Any]:
     return CHAT if task and "chat" in task else EXAMPLE
 
 
+def written(body: Any) -> str:
+    """JSON for people: indented, with each list of plain values on one line."""
+
+    def joined(found: re.Match[str]) -> str:
+        return "[" + re.sub(r"\n\s*", " ", found[1]) + "]"
+
+    # A line break in a string is escaped: those that are there are json's own.
+    return re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", joined, json.dumps(body, indent=2))
+
+
 def _type(column: dict[str, Any]) -> str:
     """The JSON type of a column; of a nullable one the other type."""
     kinds = column.get("type")
@@ -32,7 +43,7 @@ def _type(column: dict[str, Any]) -> str:
 
 def query(url: str, name: str, body: dict[str, Any], task: str | None) -> dict[str, str]:
     """Title -> code that sends `body` to the endpoint; the token is read from the environment."""
-    text = json.dumps(body, indent=2)
+    text = written(body)
     found = {
         "curl": again(url, name, text),
         "Databricks SDK": "import os\nfrom databricks.sdk import WorkspaceClient\n"

@@ -1,9 +1,11 @@
 """Numbers, times and codes as a person reads them: unit, sign and time zone said. Pure."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 NOTHING = "–"
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=])")
@@ -150,6 +152,17 @@ def count(value: object) -> str:
     if number is None:
         return NOTHING
     return f"{number:,.0f}" if abs(number) < 1e15 else f"{number:.3g}"
+
+
+def age_of_id(request_id: str, now: datetime) -> float:
+    """Seconds since a request with this id came in; of what is no UUIDv7: infinite."""
+    try:
+        given = UUID(request_id)
+    except ValueError:
+        return math.inf
+    if given.version != 7:
+        return math.inf
+    return now.timestamp() - (given.int >> 80) / 1000
 
 
 def several(number: float, thing: str) -> str:

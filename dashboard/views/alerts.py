@@ -1,23 +1,11 @@
-"""What is wrong now, and which rules watch?"""
+"""What is wrong now, which rules watch, and who hears of it?"""
 
 from datetime import timedelta
-from typing import Any
 
 import streamlit as st
 
-from dashboard import actions, address, api, frame, words
+from dashboard import actions, address, api, frame, receivers, rules, words
 
-METRICS = (
-    "drift",
-    "null_share",
-    "feature_age_hours",
-    "accuracy",
-    "log_loss",
-    "roc_auc",
-    "error_rate",
-    "p99_ms",
-    "capture_lag_seconds",
-)
 SIGNS: dict[str, tuple[frame.Tint, str]] = {
     "critical": ("red", ":material/error:"),
     "warning": ("orange", ":material/warning:"),
@@ -28,19 +16,13 @@ MUTES = {"1 hour": 1, "1 day": 24, "1 week": 168}
 
 
 def main() -> None:
-    frame.page("Alerts", "What is wrong now, and which rules watch?")
+    frame.page("Alerts", "What is wrong now, which rules watch, and who hears of it?")
     st.markdown("#### Open")
     live_open()
     st.markdown("#### Closed")
     closed()
-    st.markdown("#### Rules")
-    rules()
-
-
-def mine(entries: list[api.Json]) -> list[api.Json]:
-    """Those of the chosen endpoint."""
-    chosen = frame.here().endpoint
-    return [entry for entry in entries if chosen in (None, entry.get("endpoint"))]
+    rules.draw()
+    receivers.draw()
 
 
 @st.fragment(run_every=frame.LIVE_SECONDS)
@@ -48,7 +30,7 @@ def live_open() -> None:
     reply = frame.load("the open alerts", api.alerts, "open")
     if reply is None:
         return
-    found = mine(reply.get("alerts") or [])
+    found = rules.mine(reply.get("alerts") or [])
     if not found:
         st.success("No alert is open.", icon=":material/check_circle:")
     for alerts in alike(found):
@@ -124,6 +106,8 @@ def heading(alert: api.Json) -> str:
     parts = [words.metric(str(alert.get("metric")))]
     if alert.get("column"):
         parts.append(f"of {alert['column']}")
+    if alert.get("slice"):
+        parts.append(f"where {alert['slice']}")
     return f"{alert.get('endpoint')}: {' '.join(parts)}"
 
 
@@ -169,7 +153,7 @@ def closed() -> None:
     reply = frame.load("the closed alerts", api.alerts, "closed")
     if reply is None:
         return
-    found = mine(reply.get("alerts") or [])
+    found = rules.mine(reply.get("alerts") or [])
     if not found:
         st.caption("No alert has been closed yet.")
         return
@@ -184,106 +168,6 @@ def closed() -> None:
         for alert in found
     ]
     st.dataframe(rows, hide_index=True, key="alerts_closed")
-
-
-# rules
-
-
-def rules() -> None:
-    reply = frame.load("the alert rules", api.alert_rules)
-    if reply is None:
-        return
-    found = mine(reply.get("alert_rules") or [])
-    if not found:
-        frame.empty(
-            "No rule watches",
-            "A rule compares one number with a threshold after every refresh. A new monitor brings "
-            "sensible rules with it; add your own below.",
-        )
-    else:
-        st.caption(f"{words.several(len(found), 'rule')}. Select one to switch or delete it.")
-        picked = st.dataframe(
-            [rule_row(rule) for rule in found],
-            hide_index=True,
-            on_select="rerun",
-            selection_mode="single-row",
-            key="alert_rules",
-        )
-        chosen = picked["selection"]["rows"]
-        if chosen:
-            rule_controls(found[chosen[0]])
-    new_rule()
-
-
-def rule_row(rule: api.Json) -> dict[str, Any]:
-    return {
-        "name": str(rule.get("name")),
-        "endpoint": str(rule.get("endpoint")),
-        "condition": condition(rule),
-        "windows": rule.get("windows"),
-        "severity": str(rule.get("severity")),
-        "on": "on" if rule.get("enabled", True) else "off",
-    }
-
-
-def condition(rule: api.Json) -> str:
-    given = rule.get("condition") or {}
-    what = words.metric(str(rule.get("metric")))
-    where = [str(rule[key]) for key in ("column", "slice", "served_entity") if rule.get(key)]
-    about = f" of {', '.join(where)}" if where else ""
-    return f"{what}{about} {given.get('operator')} {words.amount(given.get('threshold'))}"
-
-
-def rule_controls(rule: api.Json) -> None:
-    number, on = str(rule.get("id")), bool(rule.get("enabled", True))
-    with st.container(horizontal=True):
-        if st.button("Switch off" if on else "Switch on", key="rule_switch") and actions.done(
-            "The rule is off." if on else "The rule is on.",
-            api.change_alert_rule,
-            number,
-            {"enabled": not on},
-        ):
-            st.rerun()
-        if st.button("Delete", key="rule_delete") and actions.done(
-            "The rule is deleted.", api.delete_alert_rule, number
-        ):
-            st.rerun()
-
-
-def new_rule() -> None:
-    names = sorted(st.session_state.get("known_endpoints", {}))
-    if not names:
-        return
-    chosen = frame.here().endpoint
-    with st.expander("New rule", icon=":material/add:"), st.form("new_rule", border=False):
-        one, two, three = st.columns(3)
-        name = one.text_input("Name", placeholder="late flights")
-        endpoint = two.selectbox(
-            "Endpoint", names, index=names.index(chosen) if chosen in names else 0
-        )
-        metric = three.selectbox("Metric", METRICS, format_func=words.metric)
-        four, five, six, seven = st.columns(4)
-        column = four.text_input("Column (empty: any)")
-        operator = five.selectbox("Is", [">", "<"])
-        threshold = six.number_input("Threshold", value=0.0, format="%g")
-        severity = seven.selectbox("Severity", ["warning", "critical"])
-        if st.form_submit_button("Create the rule", type="primary"):
-            rule = {
-                "name": name.strip() or f"{metric} {operator} {threshold:g}",
-                "endpoint": endpoint,
-                "metric": metric,
-                "condition": {"operator": operator, "threshold": threshold},
-                "windows": 1,
-                "severity": severity,
-                "cool_down_minutes": 0,
-                "enabled": True,
-            }
-            if column.strip():
-                rule["column"] = column.strip()
-            if actions.done(
-                "The rule watches from the next refresh on.", api.create_alert_rule, rule
-            ):
-                st.rerun()
 
 
 main()

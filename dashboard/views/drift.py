@@ -6,7 +6,17 @@ import streamlit as st
 
 from dashboard import api, charts, explaining, frame, shapes, watching, words
 
-MOST_WINDOWS, MOST_COLUMNS = 60, 40
+MOST_WINDOWS, MOST_COLUMNS = 100, 100
+MAP_FIELDS = "status,effect,n"
+PALE = "Pale is within what the limit and the baseline's own windows allow"
+LEGEND = (
+    "Colour and number: distance over its threshold where it drifted; worst column first. "
+    f"{PALE}, a dot is no answer. Click a cell to open its column."
+)
+LARGE_LEGEND = (
+    "Colour: distance over its threshold where it drifted; worst column first. "
+    f"{PALE}, an empty cell is no answer. Click a row to open its column."
+)
 WITHIN, LEAST_P = 0.99, 0.001
 JUDGED = ("ok", "drifted")
 
@@ -20,7 +30,8 @@ def main() -> None:
     watching.strip(monitor)
     version = frame.here().version
     table = str(monitor.get("table"))
-    reply = frame.load("the drift of this table", api.drift, table, {"served_entity": version})
+    asked = {"served_entity": version, "fields": MAP_FIELDS}
+    reply = frame.load("the drift of this table", api.drift, table, asked)
     if reply is None:
         return
     columns, windows = reply.get("columns") or [], reply.get("windows") or []
@@ -56,13 +67,9 @@ def show(
         shown,
         [short(windows[p]) for p in places],
         [[shade(grid[name].get(p)) for p in places] for name in shown],
-        [[told(grid[name].get(p)) for p in places] for name in shown],
+        sentences([grid[name] for name in shown], windows, places),
     )
-    st.caption(
-        "Colour and number: distance over its threshold where it drifted; worst column first. Pale "
-        "is within what the limit and the baseline's own windows allow, a dot is no answer. Click "
-        "a cell to open its column."
-    )
+    st.caption(LARGE_LEGEND if shapes.is_large(len(shown), len(places)) else LEGEND)
     event = st.plotly_chart(
         figure,
         config=charts.CONFIG,
@@ -74,7 +81,8 @@ def show(
     clicked = points[0].get("customdata") if points else None
     if clicked and clicked != st.session_state.get("drift_clicked"):
         st.session_state["drift_clicked"] = clicked
-        st.session_state["drift_window"] = places[int(clicked[1])]
+        if clicked[1] is not None:
+            st.session_state["drift_window"] = places[int(clicked[1])]
         st.query_params["column"] = clicked[0]
     one_column(table, windows, places, grid)
 
@@ -85,7 +93,12 @@ def one_column(
 ) -> None:
     """What is below the map: drawn alone when another column or window is chosen there."""
     column, place = choose(list(grid), windows, places, grid)
-    detail(table, column, place, grid[column], windows, places)
+    asked = {"column": column, "served_entity": frame.here().version}
+    reply = frame.load("this column", api.drift, table, asked)
+    if reply is None:
+        return
+    found = [c for c in reply.get("columns") or [] if c.get("name") == column]
+    detail(table, column, place, cells_of(found[0], windows) if found else {}, windows, places)
 
 
 def place_of(column: api.Json) -> tuple[bool, int, str]:
@@ -119,10 +132,30 @@ def shade(cell: api.Json | None) -> float | None:
     return min(found, WITHIN)
 
 
-def told(cell: api.Json | None) -> str:
+def sentences(
+    rows: list[dict[int, api.Json]], windows: list[Any], places: list[int]
+) -> list[list[str]]:
+    """The map in words: a sentence per cell; in a large map one per row, on its farthest cell."""
+    if shapes.is_large(len(rows), len(places)):
+        return [[farthest(cells, windows, places)] for cells in rows]
+    return [[cell_words(cells.get(place)) for place in places] for cells in rows]
+
+
+def farthest(cells: dict[int, api.Json], windows: list[Any], places: list[int]) -> str:
+    known = [place for place in places if shade(cells.get(place)) is not None]
+    if not known:
+        return "no answer in these windows"
+    place = max(known, key=lambda p: shade(cells[p]) or 0.0)
+    return f"farthest in {short(windows[place])}: {cell_words(cells[place])}"
+
+
+def cell_words(cell: api.Json | None) -> str:
     if cell is None:
         return "no rows"
-    return f"{words.status(cell)}: {words.statistic(cell)}"
+    said = words.status(cell)
+    if effect(cell) is not None:
+        said += f", {words.amount(effect(cell))} times its threshold"
+    return f"{said}; {words.several(words.figure(cell.get('n')) or 0, 'row')}"
 
 
 def short(window: list[Any]) -> str:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard import actions, address, api, charts, frame, selecting, snippets, words
 
+ON_ITS_WAY_SECONDS = 20.0
 PAGE_SIZE = 100
 FIRST = (
     "request_time",
@@ -265,13 +266,36 @@ def prepare(form: str, filters: dict[str, Any], name: str) -> None:
         st.download_button("Download", data, f"{name}-requests.{form}")
 
 
+def is_fresh(request_id: str) -> bool:
+    """Whether it came in just now; this clock may be a little before the server's."""
+    return abs(words.age_of_id(request_id, frame.now())) < ON_ITS_WAY_SECONDS
+
+
+@st.fragment(run_every=0.5)
+def on_its_way(request_id: str) -> None:
+    """A request that was answered just now: a row is in the table half a second after its answer,
+    and whoever follows a link may be sooner."""
+    try:
+        api.request(frame.client(), request_id)
+    except api.NotFound:
+        st.info("Answered just now; its row comes within a second.", icon=":material/hourglass:")
+        if is_fresh(request_id):
+            return
+    except api.ApiError:
+        return  # the dot above says that the server does not answer
+    st.rerun()
+
+
 def detail(name: str, request_id: str) -> None:
     """One request: as received, as looked up, where the time went, and its truth."""
     st.divider()
     st.markdown("#### Request")
     st.code(request_id, language=None)
-    reply = frame.load("this request", api.request, request_id)
-    if reply is None:
+    absent = {} if is_fresh(request_id) else frame.NOT_GIVEN
+    reply = frame.load("this request", api.request, request_id, absent=absent)
+    if not reply:
+        if reply is not None:
+            on_its_way(request_id)
         return
     facts = [
         ("received", words.clock(reply.get("request_time"))),

@@ -13,13 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.dashboard import administration
+
 TOKEN = "il_test"
-NAME = "flight-delay"
+NAME = administration.NAME
 TABLE = "main.flights.flight_delay_unpacked"
 STORY = datetime(2013, 7, 1, tzinfo=UTC)
 COLUMNS = ("temp", "delay_2h", "visib", "wind_speed", "carrier", "prediction", "seats", "distance")
 WEEKS = 26
-HOSTILE = "<script>alert(1)</script> [x](http://evil.example) **bold** $a$"
+HOSTILE = administration.HOSTILE
 
 
 def iso(at: datetime) -> str:
@@ -136,7 +138,11 @@ def timeseries(query: dict[str, str]) -> dict[str, Any]:
     step = int(query.get("step", "60"))
     start = datetime.fromisoformat(query["from"])
     count = max(min(int((now() - start).total_seconds() / step), 300), 2)
-    versions_ = ["v1", "v2"] if query.get("by") else [None]
+    lines: dict[str | None, list[str | None]] = {
+        "served_entity": ["v1", "v2"],
+        "status_code": ["200", "400"],
+    }
+    versions_ = lines.get(query.get("by"), [None])
     bases = {"requests": 300 * step, "errors": 1.0, "p50": 9.0, "p95": 24.0, "p99": 41.0}
     series = []
     for place, by in enumerate(versions_):
@@ -492,7 +498,109 @@ CAPTURE = {
     "dropped": {},
 }
 
+MODELS = {
+    "models": [
+        {
+            "name": "main.flights.flight_delay",
+            "versions": [
+                {"version": "3", "aliases": [], "created_time": "2013-07-01T00:00:00Z"},
+                {"version": "2", "aliases": ["champion"], "created_time": "2013-06-01T00:00:00Z"},
+                {"version": "1", "aliases": [], "created_time": "2013-05-01T00:00:00Z"},
+            ],
+        },
+        {"name": "iris", "versions": [{"version": "1", "aliases": []}]},
+    ]
+}
+
+MODEL_VERSION = {
+    "name": "main.flights.flight_delay",
+    "version": "3",
+    "flavours": ["python_function", "sklearn"],
+    "columns": [
+        {"name": "distance", "type": "double", "required": True},
+        {"name": "carrier", "type": "string", "required": False},
+    ],
+    "looked_up": [],
+    "example": {"dataframe_split": {"columns": ["distance"], "data": [[719.0]]}},
+}
+
+
+def replicas() -> dict[str, Any]:
+    replica = {
+        "id": "r1",
+        "state": "READY",
+        "message": None,
+        "created_time": iso(now() - timedelta(minutes=9)),
+        "ready_time": iso(now() - timedelta(minutes=8)),
+        "concurrency": 4,
+        "memory_bytes": 123_000_000,
+        "cpu_seconds": 4.2,
+    }
+    return {
+        "entities": [
+            {
+                "served_entity": name,
+                "active": True,
+                "deployment": "DEPLOYMENT_READY",
+                "message": "Ready",
+                "since": iso(now() - timedelta(minutes=8)),
+                "waiting": 2,
+                "in_flight": 3,
+                "last_request_time": iso(now() - timedelta(seconds=4)),
+                "replicas": [replica | {"id": f"{name}-r1"}],
+            }
+            for name in ("v1", "v2")
+        ]
+    }
+
+
+EVENTS = {
+    "events": [
+        {
+            "time": "2013-07-01T00:03:00Z",
+            "kind": "failed",
+            "text": "Configuration 3 failed",
+            "actor": None,
+            "reason": f"no such column {HOSTILE}",
+            "config_version": 3,
+            "duration_seconds": 12.0,
+        },
+        {
+            "time": "2013-07-01T00:00:00Z",
+            "kind": "configuration",
+            "text": "Configuration 2 asked for: v1 50 %, v2 50 %",
+            "actor": "ann",
+            "reason": None,
+            "config_version": 2,
+            "duration_seconds": None,
+        },
+    ]
+}
+
+PERMISSIONS = {
+    "object_id": "/serving-endpoints/" + "0f" * 16,
+    "access_control_list": [
+        {
+            "user_name": "admin",
+            "all_permissions": [{"permission_level": "CAN_MANAGE", "inherited": False}],
+        },
+        {
+            "user_name": "bob",
+            "all_permissions": [{"permission_level": "CAN_QUERY", "inherited": False}],
+        },
+        {
+            "group_name": "admins",
+            "all_permissions": [{"permission_level": "CAN_MANAGE", "inherited": True}],
+        },
+    ],
+}
+
+WEBHOOK_SECRET = "whsec_c2hvd24gb25jZQ=="
+
 EMPTY: dict[str, Any] = {
+    "models": {"models": []},
+    "replicas": {"entities": []},
+    "events": {"events": []},
     "overview": {"inbox": [], "endpoints": [], "data_age_seconds": None},
     "requests": {"requests": []},
     "monitors": {"monitors": []},
@@ -592,6 +700,10 @@ class Provider:
             return 200, {"requests": rows, "next_page_token": str(page + 1)}
         if path.startswith("/api/2.0/serving-endpoints/") and path.count("/") == 4:
             return 200, endpoint(self.level)
+        if path.startswith("/api/1.0/models/"):
+            return 200, MODEL_VERSION
+        if path.startswith("/api/2.0/permissions/"):
+            return 200, PERMISSIONS
         if last == "alerts":
             return 200, {"alerts": [alert(query.get("state", "open"))]}
         if last == "recommendations":
@@ -609,6 +721,9 @@ class Provider:
             return 200, "request_time,prediction\n"
         known: dict[str, Any] = {
             "overview": overview(),
+            "models": MODELS,
+            "replicas": replicas(),
+            "events": EVENTS,
             "versions": versions(),
             "capture": CAPTURE | {"last_commit_time": iso(now() - timedelta(seconds=1))},
             "monitors": {"monitors": [MONITOR]},
@@ -623,6 +738,9 @@ class Provider:
         }
         if last in known:
             return 200, known[last]
+        for part, reply in administration.REPLIES.items():
+            if path.endswith(part):
+                return 200, reply
         return 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": f"No route {path}."}
 
     def _written(self, last: str, body: Any) -> tuple[int, dict[str, Any] | str]:
@@ -634,6 +752,11 @@ class Provider:
             return 200, {"predictions": [0.73]}
         if last == "reports":
             return 200, {"job_id": "job-1"}
+        if last == "webhooks":
+            if not body["url"].startswith("https://"):
+                message = "url: an http or https address is needed."
+                return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": message}
+            return 200, body | {"id": "w2", "secret": WEBHOOK_SECRET}
         if last in ("promote", "apply", "rollback"):
             number = 1 if last == "rollback" else 3
             split = SPLITS[0] if last == "rollback" else SPLITS[2]

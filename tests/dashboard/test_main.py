@@ -34,12 +34,26 @@ PAGES = {
     "alerts": "as_of is 5.2 h behind",
     "endpoints": "1 of 1 endpoints",
     "endpoint": "Try it",
+    "create": "The server has checked it",
     "requests": "100 rows, newest first",
     "drift": "columns drifted",
     "quality": "Label coverage",
     "experiment": "Can the numbers be trusted?",
     "recommendations": "Apply…",
     "": "What needs me?",
+    "usage": "Top users",
+    "audit": "newest first",
+    "settings": "Its text is shown once",
+}
+
+
+# part of an endpoint -> words that it shows once it is drawn
+PARTS = {
+    "Metrics": "Where the time goes",
+    "Events": "2 events, newest first",
+    "Logs": "listening",
+    "Configuration": "Every change is a numbered configuration",
+    "Permissions": "Each level holds the ones before it",
 }
 
 
@@ -150,6 +164,18 @@ def test_every_page_draws_without_errors_and_asks_nobody_else(
         browser.wait_for_url(lambda url: "endpoint=flight-delay" in url)
         assert "code=" not in browser.url
         assert browser.locator('[data-testid="stException"]').count() == 0, name
+    assert seen == Seen()
+
+
+def test_every_part_of_an_endpoint_draws_without_errors(
+    dashboard: tuple[Running, standin.Provider], page: tuple[Any, Seen]
+) -> None:
+    browser, seen = page
+    browser.goto(f"{dashboard[0].url}/endpoint?code=good&endpoint=flight-delay")
+    for part, words in PARTS.items():
+        browser.get_by_text(part, exact=True).first.click()
+        browser.get_by_text(words).first.wait_for()
+        assert browser.locator('[data-testid="stException"]').count() == 0, part
     assert seen == Seen()
 
 

@@ -485,3 +485,11 @@ def test_bodies_of_replies_may_be_large(opened: Any, provider: Any) -> None:
     app = opened("requests", request=f"{4:032x}")
     assert not app.exception
     assert max(len(str(code.value)) for code in app.code) <= 100_000
+
+
+def test_a_request_that_is_not_in_the_table_yet_is_waited_for(opened: Any, provider: Any) -> None:
+    provider.modes["/api/1.0/requests/"] = "gone"
+    fresh = f"{int(standin.now().timestamp() * 1000):012x}" + "70008" + "0" * 15
+    assert "its row comes within a second" in said(opened("requests", request=fresh))
+    told = said(opened("requests", request=f"{4:032x}"))
+    assert "Could not read this request" in told and "within a second" not in told

@@ -33,14 +33,16 @@ def test_every_cell_of_the_map_can_be_selected() -> None:
     assert points.marker.opacity == 0
 
 
-def test_a_large_map_has_colours_only() -> None:
+def test_a_large_map_has_colours_only_and_rows_to_click() -> None:
+    names = [f"c{i}" for i in range(100)]
     figure = shapes.heat_map(
-        [f"c{i}" for i in range(100)],
-        [f"w{i}" for i in range(60)],
-        [[2.0] * 60] * 100,
-        [["-"] * 60] * 100,
+        names, [f"w{i}" for i in range(60)], [[2.0] * 60] * 100, [["<i>farthest</i>"]] * 100
     )
-    assert set(figure.data[0].text[0]) == {""}
+    cells, rows = figure.data
+    assert cells.text is None
+    assert [tuple(point) for point in rows.customdata] == [(name, None) for name in names]
+    assert rows.hovertext[0] == "&lt;i&gt;farthest&lt;/i&gt;"
+    assert (rows.base, rows.x[0] + rows.base) == (-0.5, 59.5)  # the whole row can be clicked
 
 
 def test_numbers_are_drawn_as_steps_of_shares() -> None:

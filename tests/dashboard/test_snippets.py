@@ -1,6 +1,7 @@
 """Code to copy is code that runs."""
 
 import ast
+import json
 import shlex
 
 import pytest
@@ -60,3 +61,10 @@ def test_requests_that_begin_things_are_shell_commands() -> None:
         snippets.monitor(URL, "main.a.b_unpacked"),
     ):
         assert shlex.split(code)[0] == "curl"
+
+
+def test_a_body_is_written_with_a_row_per_line() -> None:
+    body = {"dataframe_split": {"columns": ["a", "b [m]"], "data": [[1.0, "x\ny"], [2.0, None]]}}
+    text = snippets.written(body)
+    assert json.loads(text) == body
+    assert '[1.0, "x\\ny"]' in text and "[2.0, null]" in text

@@ -113,3 +113,10 @@ def test_every_number_can_be_said(number: float) -> None:
         assert "nan" not in say(number)
         assert "inf" not in say(number)
     assert words.figure(number) is None or math.isfinite(words.figure(number) or 0)
+
+
+def test_an_id_tells_when_its_request_came_in() -> None:
+    at = NOW - timedelta(seconds=2.5)
+    young = f"{int(at.timestamp() * 1000):012x}" + "70008" + "0" * 15
+    assert words.age_of_id(young, NOW) == pytest.approx(2.5)
+    assert words.age_of_id("no id", NOW) == words.age_of_id(f"{4:032x}", NOW) == math.inf

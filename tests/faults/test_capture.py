@@ -11,7 +11,7 @@ from typing import Any
 import deltalake
 import pytest
 
-from capture import committer, database, errors, wal
+from capture import committer, database, errors, wal, wal_files
 from capture.settings import Settings
 from tests.faults.record import TABLE, UNPACKED, Record, payload, until
 
@@ -82,14 +82,14 @@ def test_on_a_full_disk_it_starts_refuses_and_is_well_again_with_space(
     database.migrate(settings)
     small_disk.commit("a")
     with small_disk.running():
-        until((settings.wal_dir / wal.RESERVE).exists)
+        until((settings.wal_dir / wal_files.RESERVE).exists)
     filler = fill(settings.data_dir)
     log = wal.Log(settings.wal_dir, settings)
     with pytest.raises(errors.LogFull):
         for n in range(100):
             log.append(TABLE, "payload", [payload(f"refused-{n}", request="x" * 10_000)])
     with small_disk.running():
-        assert not (settings.wal_dir / wal.RESERVE).exists()
+        assert not (settings.wal_dir / wal_files.RESERVE).exists()
         filler.unlink()
         log.append(TABLE, "payload", [payload("b")])
         log.close()

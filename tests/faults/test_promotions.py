@@ -17,9 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from capture import database, outbox
+from capture import audit, database, outbox
 from capture.settings import Settings
-from serving import audit_state, contract, replica_state, state
+from serving import contract, replica_state, state
 from tests.faults.record import until
 
 ENDPOINT, ENDPOINT_ID = "shop", "1" * 32
@@ -91,7 +91,7 @@ class Shop:
         with database.reading(self.engine) as db:
             row = state.endpoint(db, ENDPOINT)
             found = state.history(db, ENDPOINT_ID, 1000)[::-1]
-            audit = audit_state.read_audit(db, 1000, endpoint=ENDPOINT)[::-1]
+            entries = audit.read(db, 1000, endpoint=ENDPOINT)[::-1]
             events = outbox.waiting(db, 1000)
         versions = [one.config_version for one in found]
         splits = [contract.percentages(one.config) for one in found]
@@ -99,14 +99,16 @@ class Shop:
         assert (row.active_version, row.pending_version) == (versions[-1], None)
         assert all(one.activated_ms is not None for one in found)
         assert all(sum(split.values()) == 100 for split in splits)
-        told = [(one.before, one.after) for one in audit if one.action == "endpoint.promoted"]
-        assert len(told) == len(audit) == len(events) == len(found) - 1
+        told = [(one.before, one.after) for one in entries if one.action == "endpoint.promoted"]
+        assert len(told) == len(entries) == len(events) == len(found) - 1
         for number, (before, after) in enumerate(told):
             assert before is not None and after is not None
             assert before == {"config_version": number + 1, "split": splits[number]}
             assert after["config_version"] == number + 2 and after["split"] == splits[number + 1]
             event = events[number]
-            assert event.type == "endpoint.promoted" and event.data["audit_id"] == audit[number].id
+            assert (
+                event.type == "endpoint.promoted" and event.data["audit_id"] == entries[number].id
+            )
             assert event.data["config_version"] == number + 2
         return splits
 

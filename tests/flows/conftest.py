@@ -4,17 +4,24 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 PATIENCE_SECONDS = 240
+CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
+CHROMIUM_FLAGS += ("--disable-background-networking", "--disable-component-update")
+CHROMIUM_FLAGS += ("--disable-sync",)
 
 REGISTER = """
 import sys
@@ -106,6 +113,62 @@ class Up:
             self.process.send_signal(number)
         with self.process:
             return self.process.wait(timeout=PATIENCE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A running server with its dashboard, and a page of a real browser."""
+
+    up: Up
+    dashboard: str
+    token: str
+    page: Any
+
+    def open(self, path: str) -> Any:
+        """The page of this path in a session of its own, signed in: what its URL says is all that
+        it knows."""
+        self.page.goto(f"{self.dashboard}/{path}")
+        self.page.get_by_label("Access token").fill(self.token)
+        self.page.get_by_role("button", name="Sign in").click()
+        return self.page
+
+
+SiteOn = Callable[[Path, str], AbstractContextManager[Site]]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is."""
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("chromium is not installed; the browser tests need it (apt install chromium)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def site_on(chromium: str) -> SiteOn:
+    """site_on(data_dir, admin's token) -> context of a Site."""
+    return lambda data_dir, token: _site(chromium, data_dir, token)
+
+
+@contextmanager
+def _site(chromium: str, data_dir: Path, token: str) -> Iterator[Site]:
+    from playwright.sync_api import sync_playwright
+
+    port = free_port()
+    up = Up(data_dir, "--dashboard-port", str(port), INFERLAKE_ADMIN_TOKEN=token).start()
+    try:
+        assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=chromium, args=list(CHROMIUM_FLAGS)
+            )
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            page.set_default_timeout(PATIENCE_SECONDS * 1000)
+            yield Site(up, f"http://127.0.0.1:{port}", token, page)
+            browser.close()
+    finally:
+        assert up.end() == 0, up.errors.read_text()
 
 
 @pytest.fixture(scope="session")

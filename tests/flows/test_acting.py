@@ -2,7 +2,6 @@
 clients get."""
 
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.flows.conftest import free_port
+from tests.flows.conftest import Site, SiteOn
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +20,6 @@ TOKEN = "a-token-for-a-test"
 ENDPOINT = "sum"
 OURS = f"/api/1.0/endpoints/{ENDPOINT}"
 THEIRS = f"/api/2.0/serving-endpoints/{ENDPOINT}"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
 ENTITIES = [
     {
         "name": f"v{version}",
@@ -67,12 +65,10 @@ def routes(share: int) -> dict[str, Any]:
 class Shop:
     """A running server with an experiment under way, and its pages."""
 
-    def __init__(self, url: str, dashboard: str, browser: Any) -> None:
+    def __init__(self, site: Site) -> None:
         head = {"Authorization": f"Bearer {TOKEN}"}
-        self.http = httpx2.Client(base_url=url, headers=head, timeout=60, trust_env=False)
-        self.dashboard, self.sent = dashboard, 0
-        self.page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        self.page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        self.http = httpx2.Client(base_url=site.up.url, headers=head, timeout=60, trust_env=False)
+        self.site, self.sent = site, 0
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.http.request(method, path, json=body)
@@ -127,37 +123,22 @@ class Shop:
 
     def open_page(self, name: str) -> Any:
         """A page in a session of its own, signed in."""
-        self.page.goto(f"{self.dashboard}/{name}?endpoint={ENDPOINT}")
-        self.page.get_by_label("Access token").fill(TOKEN)
-        self.page.get_by_role("button", name="Sign in").click()
-        return self.page
+        return self.site.open(f"{name}?endpoint={ENDPOINT}")
 
 
 @pytest.fixture(scope="module")
 def shop(
+    site_on: SiteOn,
     tmp_path_factory: pytest.TempPathFactory,
     registered: Callable[[Path], None],
-    up_on: type[Any],
 ) -> Iterator[Shop]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; the browser tests need it (apt install chromium)")
-    from playwright.sync_api import sync_playwright
-
     data_dir = tmp_path_factory.mktemp("acting") / "data"
     registered(data_dir)
-    port = free_port()
-    up = up_on(data_dir, "--dashboard-port", str(port), INFERLAKE_ADMIN_TOKEN=TOKEN).start()
-    try:
-        assert up.ready_line() == f"ready {up.url}", up.errors.read_text()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-            made = Shop(up.url, f"http://127.0.0.1:{port}", browser)
-            made.begin()
-            yield made
-            browser.close()
-    finally:
-        assert up.end() == 0, up.errors.read_text()
+    with site_on(data_dir, TOKEN) as site:
+        made = Shop(site)
+        made.begin()
+        yield made
+        made.http.close()
 
 
 def test_a_promotion_reaches_every_client_and_its_undo_brings_both_back(shop: Shop) -> None:

@@ -153,6 +153,8 @@ def test_a_newcomer_follows_the_pages(reader: Reader) -> None:
     assert '"accepted"' in reader.runs("send-labels.md")
     assert '"policy"' in reader.runs("run-an-experiment.md")
     assert reader.runs("get-told.md")
+    assert '"cost_reason":null' in reader.runs("see-what-it-costs.md")
+    assert '"token.create"' in reader.runs("give-access.md")
 
 
 def test_features_are_joined_as_the_page_says(

@@ -169,7 +169,8 @@ def asked(server: Server) -> dict[str, int]:
     note(server.ask(ODD))
     note(server.ask(FINE, entity="nobody"))
     _hang_up(server)
-    # Four at once are asked of the model; who comes then waits in line, in vain.
+    server.until(server.answering)  # the model that went on for nobody was replaced
+    # The model has one at a time; who comes then waits in line, in vain.
     threads = [threading.Thread(target=lambda: note(server.ask(SLEEPS))) for _ in range(6)]
     for each in threads:
         each.start()

@@ -2,7 +2,6 @@
 which requests of version 3 failed yesterday with an amount over 100?"""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,11 @@ import pytest
 from capture import catalog, database, delta, names, rows, unpack
 from capture.settings import Settings
 from serving import state
-from tests.flows.conftest import free_port
+from tests.flows.conftest import SiteOn
 
 ENDPOINT = "shop"
 TABLE = "main.shop.s_payload"
 TOKEN = "a-token-for-a-test"
-PATIENCE_MS = 120_000
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
 HOURS = (
     -1,
     0,
@@ -78,13 +75,8 @@ def endpoint() -> state.Endpoint:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, up_on: Any) -> Iterator[Any]:
+def page(site_on: SiteOn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The Requests page of a running server, signed in."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; the browser tests need it (apt install chromium)")
-    from playwright.sync_api import sync_playwright
-
     settings = Settings(data_dir=tmp_path_factory.mktemp("shop") / "data")
     database.migrate(settings)
     engine = database.open_engine(settings)
@@ -96,24 +88,10 @@ def page(tmp_path_factory: pytest.TempPathFactory, up_on: Any) -> Iterator[Any]:
     table = delta.open_or_create(delta.path_of(settings, TABLE), schema, partition)
     table.append(pa.Table.from_pylist(requests(), schema=schema), "test", 0)
     unpack.follow(settings, TABLE)
-    port = free_port()
-    server = up_on(
-        settings.data_dir, "--dashboard-port", str(port), INFERLAKE_ADMIN_TOKEN=TOKEN
-    ).start()
-    try:
-        assert server.ready_line().startswith("ready ")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-            opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-            opened.set_default_timeout(PATIENCE_MS)
-            opened.goto(f"http://127.0.0.1:{port}/requests")
-            opened.get_by_label("Access token").fill(TOKEN)
-            opened.get_by_role("button", name="Sign in").click()
-            opened.get_by_text("rows, newest first").wait_for()
-            yield opened
-            browser.close()
-    finally:
-        server.end()
+    with site_on(settings.data_dir, TOKEN) as site:
+        opened = site.open("requests")
+        opened.get_by_text("rows, newest first").wait_for()
+        yield opened
 
 
 def test_which_requests_of_version_3_failed_yesterday_with_an_amount_over_100(
@@ -131,7 +109,9 @@ def test_which_requests_of_version_3_failed_yesterday_with_an_amount_over_100(
     page.get_by_text(f"{EXPECTED} rows in all, newest first").wait_for()
 
     page.get_by_text("Take these rows elsewhere").click()
-    printed = page.locator('[data-testid="stCode"]').filter(has_text="scan_delta").inner_text()
+    # Of these rows: what is printed of those before stays until it is drawn anew.
+    shown = page.locator('[data-testid="stCode"]').filter(has_text="scan_delta")
+    printed = shown.filter(has_text="amount").inner_text()
     code = tmp_path / "rows.py"
     code.write_text(printed)
     done = subprocess.run([sys.executable, code], capture_output=True, text=True, check=True)

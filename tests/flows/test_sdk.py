@@ -1,6 +1,8 @@
-"""The real clients of Databricks, unchanged, against `inferlake up` with a real model."""
+"""Longer stories through the SDK, against `inferlake up`; each call by itself: test_clients.py."""
 
-import base64
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,7 +14,6 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk import errors as sdk_errors
 from databricks.sdk.service import serving
-from mlflow import deployments
 
 PATIENCE_SECONDS = 240
 TOKEN = "bootstrap-admin-token"
@@ -35,9 +36,16 @@ def url(
     registered: Callable[[Path], None],
     up_on: type[Any],
 ) -> Iterator[str]:
-    """Address of a running `inferlake up` whose registry holds two versions of a model."""
+    """Address of a running `inferlake up` whose registry holds two versions of a model,
+    and two models with bad manners."""
     data_dir = tmp_path_factory.mktemp("sdk") / "data"
     registered(data_dir)
+    odd = data_dir.parent / "odd"
+    odd.mkdir()
+    registry = f"sqlite:///{data_dir / 'mlflow' / 'mlflow.db'}"
+    script = Path(__file__).with_name("odd_models.py")
+    command = [sys.executable, str(script), registry, str(odd)]
+    subprocess.run(command, env={**os.environ, "DO_NOT_TRACK": "1"}, check=True)
     up = up_on(data_dir, "--no-dashboard", INFERLAKE_ADMIN_TOKEN=TOKEN)
     up.start()
     try:
@@ -55,9 +63,11 @@ def client(url: str, monkeypatch: pytest.MonkeyPatch) -> WorkspaceClient:
     return WorkspaceClient(host=url, token=TOKEN, auth_type="pat")
 
 
-def entity(version: str, name: str | None = None, **more: Any) -> serving.ServedEntityInput:
+def entity(
+    version: str, name: str | None = None, model: str = MODEL, **more: Any
+) -> serving.ServedEntityInput:
     return serving.ServedEntityInput(
-        entity_name=MODEL,
+        entity_name=model,
         entity_version=version,
         name=name,
         workload_size="Small",
@@ -68,47 +78,6 @@ def entity(version: str, name: str | None = None, **more: Any) -> serving.Served
 
 def config(*entities: serving.ServedEntityInput, **more: Any) -> serving.EndpointCoreConfigInput:
     return serving.EndpointCoreConfigInput(name=None, served_entities=list(entities), **more)  # type: ignore[arg-type]
-
-
-def test_the_sdk_creates_queries_updates_and_deletes(client: WorkspaceClient) -> None:
-    api = client.serving_endpoints
-    tag = serving.EndpointTag(key="team", value="ops")
-    made = api.create_and_wait("sdk", config=config(entity("1")), tags=[tag], timeout=WAIT)
-    assert made.state is not None
-    assert made.state.ready == serving.EndpointStateReady.READY
-    assert made.state.config_update == serving.EndpointStateConfigUpdate.NOT_UPDATING
-    answer = api.query("sdk", dataframe_records=[{"a": 1.0, "b": 2.0}])
-    assert answer.predictions == pytest.approx([3.0])
-    assert answer.served_model_name == "sum-1"
-    assert "sdk" in [each.name for each in api.list()]
-
-    route = serving.Route(served_model_name="ten", traffic_percentage=100)
-    api.update_config_and_wait(
-        "sdk",
-        served_entities=[entity("2", "ten")],
-        traffic_config=serving.TrafficConfig(routes=[route]),
-        timeout=WAIT,
-    )
-    split = serving.DataframeSplitInput(columns=["a", "b"], data=[[1.0, 2.0], [2.0, 2.0]])
-    answer = api.query("sdk", dataframe_split=split)
-    assert (answer.served_model_name, answer.predictions) == ("ten", pytest.approx([30.0, 40.0]))
-    shown = api.get("sdk")
-    assert shown.config is not None and shown.config.config_version == 2
-    assert shown.pending_config is None
-
-    tags = api.patch("sdk", add_tags=[serving.EndpointTag(key="a")], delete_tags=["team"])
-    assert [each.key for each in tags.tags or []] == ["a"]
-    assert "request_count_total" in (api.export_metrics("sdk").contents or _empty()).read().decode()
-    assert "paths" in (api.get_open_api("sdk").contents or _empty()).read().decode()
-    assert isinstance(api.logs("sdk", "ten").logs, str)
-    assert isinstance(api.build_logs("sdk", "ten").logs, str)
-    api.delete("sdk")
-    with pytest.raises(sdk_errors.ResourceDoesNotExist):
-        api.get("sdk")
-
-
-def _empty() -> Any:
-    raise AssertionError("no content")
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_update_and_the_old_one_serves(
@@ -134,112 +103,6 @@ def test_a_model_that_cannot_be_loaded_fails_the_update_and_the_old_one_serves(
     answer = api.query("steady", dataframe_records=[{"a": 1.0, "b": 1.0}])
     assert answer.predictions == pytest.approx([20.0])
     api.delete("steady")
-
-
-def plain(name: str, version: str) -> dict[str, Any]:
-    """A served entity as MLflow's client takes it."""
-    size = {"workload_size": "Small", "scale_to_zero_enabled": False}
-    return {"name": name, "entity_name": MODEL, "entity_version": version, **size}
-
-
-def test_mlflow_deployments_drive_the_same_server(client: WorkspaceClient) -> None:
-    mlflow_client = deployments.get_deploy_client("databricks")
-
-    def settled() -> bool:
-        state = mlflow_client.get_endpoint("mlf")["state"]
-        return bool(state["config_update"] == "NOT_UPDATING")
-
-    def predicted() -> Any:
-        asked = {"dataframe_records": [{"a": 1, "b": 3}]}
-        return mlflow_client.predict(endpoint="mlf", inputs=asked)["predictions"]
-
-    traffic = {"routes": [{"served_model_name": "one", "traffic_percentage": 100}]}
-    config = {"served_entities": [plain("one", "1")], "traffic_config": traffic}
-    made = mlflow_client.create_endpoint(config={"name": "mlf", "config": config})
-    assert made["name"] == "mlf"
-    eventually(settled)
-    assert "mlf" in [each["name"] for each in mlflow_client.list_endpoints()]
-    assert predicted() == pytest.approx([4.0])
-    mlflow_client.update_endpoint_tags("mlf", {"add_tags": [{"key": "k", "value": "v"}]})
-    limits = {"rate_limits": [{"calls": 1000, "key": "user", "renewal_period": "minute"}]}
-    mlflow_client.update_endpoint_rate_limits("mlf", limits)
-    after = mlflow_client.update_endpoint_config("mlf", {"served_entities": [plain("two", "2")]})
-    assert after["name"] == "mlf"
-    eventually(settled)
-    assert predicted() == pytest.approx([40.0])
-    mlflow_client.delete_endpoint("mlf")
-    assert "mlf" not in [each["name"] for each in mlflow_client.list_endpoints()]
-
-
-def test_mlflows_older_way_of_creating_works_too(client: WorkspaceClient) -> None:
-    mlflow_client = deployments.get_deploy_client("databricks")
-    config = {"served_entities": [plain("one", "1")], "tags": [{"key": "old"}]}
-    with pytest.warns(UserWarning, match="deprecated"):
-        made = mlflow_client.create_endpoint(name="mlf-old", config=config)
-    assert made["tags"] == [{"key": "old"}]
-    mlflow_client.delete_endpoint("mlf-old")
-
-
-def test_mlflow_sees_what_was_refused(client: WorkspaceClient) -> None:
-    mlflow_client = deployments.get_deploy_client("databricks")
-    with pytest.raises(Exception, match="Endpoint 'nobody' does not exist"):
-        mlflow_client.predict(endpoint="nobody", inputs={"dataframe_records": [{"a": 1}]})
-
-
-def test_refusals_are_the_sdks_own_classes(client: WorkspaceClient, url: str) -> None:
-    api = client.serving_endpoints
-    api.create("refusals")
-    with pytest.raises(sdk_errors.ResourceAlreadyExists, match="exists already"):
-        api.create("refusals")
-    with pytest.raises(sdk_errors.InvalidParameterValue, match="expected 1 to 63 letters"):
-        api.create("a b")
-    with pytest.raises(sdk_errors.ResourceDoesNotExist, match="does not exist in the registry"):
-        api.create("none", config=config(entity("99")))
-    with pytest.raises(sdk_errors.ResourceDoesNotExist):
-        api.query("nobody", dataframe_records=[{"a": 1.0}])
-    with pytest.raises(sdk_errors.NotImplemented):
-        external = serving.ServedEntityInput(
-            name="gpt",
-            external_model=serving.ExternalModel(
-                provider=serving.ExternalModelProvider.OPENAI,
-                name="gpt",
-                task="llm/v1/chat",
-                openai_config=serving.OpenAiConfig(openai_api_key_plaintext="sk-not-a-real-key"),
-            ),
-        )
-        api.create("gpt", config=config(external))
-    stranger = WorkspaceClient(host=url, token="il_wrong", auth_type="pat")
-    with pytest.raises(sdk_errors.PermissionDenied, match="token is not valid"):
-        list(stranger.serving_endpoints.list())
-    api.delete("refusals")
-
-
-def test_permissions_and_secrets_through_the_sdk(client: WorkspaceClient, url: str) -> None:
-    api = client.serving_endpoints
-    api.create("rights")
-    endpoint_id = str(api.get("rights").id)
-    acl = [
-        serving.ServingEndpointAccessControlRequest(
-            user_name="ann", permission_level=serving.ServingEndpointPermissionLevel.CAN_VIEW
-        )
-    ]
-    shown = api.update_permissions(endpoint_id, access_control_list=acl)
-    assert "ann" in [each.user_name for each in shown.access_control_list or []]
-    assert api.get_permission_levels(endpoint_id).permission_levels
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    token = httpx2.post(f"{url}/api/1.0/tokens", json={"user": "ann"}, headers=headers).json()
-    ann = WorkspaceClient(host=url, token=token["token"], auth_type="pat")
-    assert [each.name for each in ann.serving_endpoints.list()] == ["rights"]
-    with pytest.raises(sdk_errors.PermissionDenied, match="CAN_MANAGE on endpoint 'rights'"):
-        ann.serving_endpoints.delete("rights")
-    client.secrets.create_scope("flow")
-    client.secrets.put_secret("flow", "key", string_value="a-secret-value")
-    assert [each.key for each in client.secrets.list_secrets("flow")] == ["key"]
-    found = client.secrets.get_secret("flow", "key").value
-    assert found is not None and base64.b64decode(found).decode() == "a-secret-value"
-    client.secrets.delete_secret("flow", "key")
-    client.secrets.delete_scope("flow")
-    api.delete("rights")
 
 
 def test_a_promotion_moves_the_traffic_at_once_and_the_alias_follows(
@@ -275,3 +138,31 @@ def test_a_promotion_moves_the_traffic_at_once_and_the_alias_follows(
     answer = api.query("moved", dataframe_records=[{"a": 1.0, "b": 1.0}])
     assert answer.served_model_name == "v1"
     api.delete("moved")
+
+
+def test_models_with_our_names_or_bad_manners_are_served_like_any_other(
+    client: WorkspaceClient,
+) -> None:
+    api = client.serving_endpoints
+    shares = {"own": 0, "odd": 0, "plain": 100}
+    routes = [serving.Route(served_model_name=k, traffic_percentage=v) for k, v in shares.items()]
+    entities = [
+        entity("1", "own", "main.flows.own"),
+        entity("1", "odd", "main.flows.odd"),
+        entity("1", "plain"),
+    ]
+    split = serving.TrafficConfig(routes=routes)
+    api.create_and_wait("manners", config=config(*entities, traffic_config=split), timeout=WAIT)
+
+    def asked(name: str) -> Any:
+        path = f"/serving-endpoints/manners/served-models/{name}/invocations"
+        body = {"dataframe_records": [{"a": 1.5, "b": 1}]}
+        return client.api_client.do("POST", path, body=body)["predictions"]  # type: ignore[index]
+
+    names = ("serving", "capture", "features", "wire")
+    assert asked("own") == [f"the model: {name}" for name in names]
+    for _ in range(3):
+        assert asked("odd") == [3.0]
+    assert asked("plain") == pytest.approx([2.5])
+    assert "printed" in (api.logs("manners", "odd").logs or "")
+    api.delete("manners")

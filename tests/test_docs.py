@@ -18,7 +18,7 @@ def maker() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["settings.md", "tables.md", "commands.md"])
+@pytest.mark.parametrize("page", ["settings.md", "tables.md", "commands.md", "routes.md"])
 def test_each_reference_page_is_what_the_code_would_write(page: str) -> None:
     assert (REFERENCE / page).read_text() == maker().PAGES[page](), (
         "run python docs/reference/make.py"

@@ -45,7 +45,7 @@ def measure(folder: Path, commits: int) -> list[float]:
     try:
         while len(taken) < commits:
             now_us = time.time_ns() // 1000
-            group = [traffic.payload(chance, now_us + number) for number in range(SEGMENT_ROWS)]
+            group = [traffic.exchange(chance, now_us + number) for number in range(SEGMENT_ROWS)]
             log.append(traffic.TABLE, "payload", group)
             log.tick()
             child.watch()

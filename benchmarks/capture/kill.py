@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import polars as pl
 import psutil
@@ -47,8 +48,8 @@ from capture import (
     delta_history,
     delta_log,
     errors,
+    exchanges,
     names,
-    rows,
     unpack,
     wal,
 )
@@ -60,6 +61,22 @@ START_SECONDS = 60.0
 COMMIT_SECONDS = 10.0  # longest wait for one; on a full disk there may be none
 FINISH_SECONDS = 180.0
 PAUSE_SECONDS = 0.002  # between appends: enough rows to lose, few enough to compare
+CONTEXT = exchanges.context(
+    exchanges.Context(
+        sampling_fraction=1.0,
+        served_entity_id=None,
+        requester=None,
+        endpoint_id="kill",
+        served_entity_name="v1",
+        model_name=None,
+        model_version=None,
+        config_version=1,
+        route_share=None,
+        route_split=None,
+        shadow=False,
+        content_type=None,
+    )
+)
 SMALL_DISK_BYTES = 256 << 20
 SMALL_SEGMENTS = {"wal_seal_bytes": 1 << 16, "wal_seal_seconds": 0.02}
 # So that most kills fall into a commit, and a reserve fits on the small disk.
@@ -104,38 +121,17 @@ def content(name: str) -> str:
     return json.dumps({"dataframe_records": [record]}, ensure_ascii=False)
 
 
-def row(name: str, time_us: int) -> rows.Payload:
-    return rows.Payload(
-        request_date=time_us // DAY_US,
-        databricks_request_id=name,
-        client_request_id=None,
-        request_time=time_us,
-        status_code=200,
-        sampling_fraction=1.0,
-        execution_duration_ms=1,
-        request=content(name),
-        response='{"predictions": [0.5]}',
-        served_entity_id=None,
-        logging_error_codes=None,
-        requester=None,
-        endpoint_id="kill",
-        served_entity_name="v1",
-        model_name=None,
-        model_version=None,
-        config_version=1,
-        route_share=None,
-        route_split=None,
-        unit_id=None,
-        shadow=False,
-        looked_up=None,
-        usage_context={"name": name},
-        error_source=None,
-        request_encoding="utf-8",
-        content_type=None,
-        gateway_us=0,
-        queue_us=0,
-        features_us=0,
-        predict_us=0,
+def row(name: str, time_us: int) -> exchanges.Exchange:
+    """A request as the gateway logs it. name: the text of a UUID, which becomes its id."""
+    return exchanges.exchange(
+        CONTEXT,
+        time_ns=time_us * 1000,
+        number=UUID(name).int,
+        status=200,
+        request=content(name).encode(),
+        response=b'{"predictions": [0.5]}',
+        cap_bytes=1 << 20,
+        usage_context=json.dumps({"name": name}).encode(),
     )
 
 
@@ -153,7 +149,9 @@ def write(
     os.write(answer.fileno(), b"started\n")
     number = 0
     while True:
-        found = [f"{seed}-{number + n}" for n in range(chance.choice((1, 1, 3, 16)))]
+        found = [
+            str(UUID(int=seed << 64 | number + n)) for n in range(chance.choice((1, 1, 3, 16)))
+        ]
         number += len(found)
         # Around midnight, so that batches have two dates.
         now_us = 20_000 * DAY_US + chance.randint(-1000, 1000)

@@ -34,6 +34,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import UUID
 
 import httpx2
 
@@ -122,7 +123,6 @@ _MAKES = frozenset({"mkdir", "mkdirat"})
 _SEGMENT = re.compile(r"(.*/wal/([0-9a-f-]{36}))/(\d{20})\.(?:open|seg)")
 _COMMIT = re.compile(r"(.*)/_delta_log/\d{20}\.json")
 _REPLY = re.compile(r"HTTP/1\.1 \d+ .*?databricks-request-id: ([0-9a-f-]{36})", re.DOTALL)
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,11 @@ def audit(gateway: Sequence[Event], committer: Sequence[Event]) -> Audit:
         if event.call in _SENDS and event.path.startswith("socket:")
         for match in _REPLY.finditer(event.data)
     ]
-    written: dict[str, tuple[str, Event]] = {}
     held: dict[tuple[str, int], str] = {}
     for found, event in blocks:
-        segment = f"{found[1]}/{found[3]}"
-        for one in _ID.findall(event.data):
-            written.setdefault(one, (segment, event))
         key = (found[2], int(found[3]))
         held[key] = held.get(key, "") + event.data
+    written = [(f"{found[1]}/{found[3]}", event) for found, event in blocks]
     wrong = [text for one, reply in replies for text in _early(one, reply, written, gateway)]
 
     commits = _commits(committer)
@@ -186,9 +183,10 @@ def _is_synced(events: Sequence[Event], path: str, after: int, before: int) -> b
 
 
 def _early(
-    one: str, reply: Event, written: dict[str, tuple[str, Event]], events: Sequence[Event]
+    one: str, reply: Event, written: Sequence[tuple[str, Event]], events: Sequence[Event]
 ) -> Iterator[str]:
-    segment, block = written.get(one, ("", None))
+    in_log = UUID(one).bytes.decode("latin-1")
+    segment, block = next((put for put in written if in_log in put[1].data), ("", None))
     if block is None or block.end >= reply.start:
         yield f"reply {one}: its block was not written before it"
         return

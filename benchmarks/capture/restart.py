@@ -25,7 +25,7 @@ from typing import Any
 import live
 import traffic
 
-from capture import wal
+from capture import wal, wal_files
 from capture.settings import Settings
 from serving import processes, supervisor
 
@@ -79,7 +79,7 @@ def is_answered(running: supervisor.Running) -> bool:
 def fill(folder: Path) -> None:
     """A gigabyte of log, sealed, whose writer is gone."""
     settings = Settings(data_dir=folder, wal_seal_bytes=SEGMENT_BYTES)
-    group = traffic.payloads(GROUP_ROWS)
+    group = traffic.recorded(GROUP_ROWS)
     log = wal.Log(folder, settings)
     while log.appended_bytes < BACKLOG_BYTES:
         log.append(traffic.TABLE, "payload", group)
@@ -141,7 +141,7 @@ def _with_log(running: supervisor.Running, folder: Path, is_full: bool) -> float
     """One restart, on a log that holds nothing but what it should."""
     log = running.settings.wal_dir
     _clear(log)
-    (backlog,) = wal.incarnations(folder / "backlog")
+    (backlog,) = wal_files.incarnations(folder / "backlog")
     if is_full:
         place = log / backlog.name
         place.mkdir(mode=0o700)
@@ -152,8 +152,8 @@ def _with_log(running: supervisor.Running, folder: Path, is_full: bool) -> float
 
 def _clear(log: Path) -> None:
     """Take away what gateways that are gone have left."""
-    found = wal.incarnations(log)
-    found.sort(key=lambda folder: (folder / wal.OWNER_LOCK).stat().st_mtime)
+    found = wal_files.incarnations(log)
+    found.sort(key=lambda folder: (folder / wal_files.OWNER_LOCK).stat().st_mtime)
     for folder in found[:-1]:
         shutil.rmtree(folder)
 

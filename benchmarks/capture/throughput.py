@@ -7,11 +7,11 @@ thread, the rest as pyarrow has it, no sync; the rows are an Arrow table in memo
 dictionaries and statistics of our files alone it would be about 15 % faster.) Counted: from the
 call until the file is closed.
 
-Ours: a writer process hands the rows, tuples in memory as the gateway makes them, to
+Ours: a writer process hands the exchanges, in memory as the gateway makes them, to
 `wal.Log.append` and calls `tick`; this process commits as `python -m capture` does. Counted: from
 the first append until the last row is in the table, every sync of log, data file and commit
 included; with a million rows the first quarter second, in which a segment fills, hardly counts. Not
-counted: making the rows; unpacking and upkeep, which a niced process does later.
+counted: making the exchanges; unpacking and upkeep, which a niced process does later.
 `process`: groups of 64 rows. `power`: groups of 512, each synced before the next: what comes in
 during a sync at the rate of the bar.
 
@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 300
 def write(data_dir: Path, count: int, mode: str) -> None:
     """The writer process: make the rows, say so, wait for the word, append, seal."""
     settings = Settings(data_dir=data_dir)
-    recorded = traffic.payloads(count)
+    recorded = traffic.recorded(count)
     log = wal.Log(settings.wal_dir, settings)
     size, power = GROUP_ROWS[mode], mode == "power"
     print("ready", flush=True)
@@ -93,7 +93,7 @@ def peer(folder: Path, recorded: pa.Table) -> float:
 
 def measure(count: int, pairs: int) -> dict[str, float]:
     """Median ratio by acknowledgement."""
-    recorded = traffic.table(traffic.payloads(count))
+    recorded = traffic.table(traffic.recorded(count))
     assert recorded.schema == rows.PAYLOAD_SCHEMA
     ratios: dict[str, list[float]] = {mode: [] for mode in BARS}
     for number in range(pairs):

@@ -274,7 +274,9 @@ def main() -> int:
     )
     total: collections.Counter[str] = collections.Counter()
     for seed in range(1, asked.repetitions + 1):
-        total.update(simulate(seed, asked.days))
+        found = simulate(seed, asked.days)
+        print(f"  repetition {seed}: {found}", flush=True)
+        total.update(found)
     bodies = total.pop("bodies")
     for name, count in total.items():
         print(

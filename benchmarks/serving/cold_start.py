@@ -18,7 +18,7 @@ from pathlib import Path
 
 from capture.settings import Settings
 from serving import processes
-from serving.controller import local, replicas
+from serving.controller import local, orders, replicas
 
 BAR_RATIO = 4.0
 ENTITY_ID = "e" * 32
@@ -46,10 +46,10 @@ def save_model(folder: Path) -> None:
         )
 
 
-def order(settings: Settings, model: Path, number: int, fresh: bool) -> local.Order:
+def order(settings: Settings, model: Path, number: int, fresh: bool) -> orders.Order:
     """An order for one more replica."""
     replica_id = f"{number:012x}"
-    log = local.log_path(settings, "bench", "lr", replica_id)
+    log = orders.log_path(settings, "bench", "lr", replica_id)
     spec = {
         "endpoint": "bench",
         "entity": "lr",
@@ -59,10 +59,10 @@ def order(settings: Settings, model: Path, number: int, fresh: bool) -> local.Or
         "snapshots_dir": str(settings.snapshots_dir),
         "log": str(log),
     }
-    return local.Order(replica_id, sys.executable, spec, {}, log, fresh)
+    return orders.Order(replica_id, sys.executable, spec, {}, log, fresh)
 
 
-async def seconds_to_answer(backend: local.Local, asked: local.Order) -> float:
+async def seconds_to_answer(backend: local.Local, asked: orders.Order) -> float:
     """From the order to the first answered probe; the replica is ended."""
     begun = time.perf_counter()
     process = await backend.start(asked)

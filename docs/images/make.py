@@ -1,8 +1,9 @@
 """Take the pictures of the docs: `inferlake demo`, and with it running, in another terminal
 
-    python docs/images/make.py --link LINK [--chromium /usr/bin/chromium]
+    python docs/images/make.py --link LINK [--only create] [--chromium /usr/bin/chromium]
 
-LINK is the one that the demo prints. Fails on a JavaScript error or a request off the machine."""
+LINK is the one that the demo prints. `create` shows a model of docs/start.md: take it with `--only`
+from a server whose registry holds it. Fails on a JavaScript error or a request off the machine."""
 
 import argparse
 import shutil
@@ -13,7 +14,14 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-PAGES = ("overview", "drift", "experiment", "recommendations")
+PAGES = {  # file -> title of the page
+    "overview": "Overview",
+    "drift": "Drift",
+    "experiment": "Experiment",
+    "recommendations": "Recommendations",
+    "create": "New endpoint",
+}
+DEMO = ("overview", "drift", "experiment", "recommendations")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,11 +34,11 @@ ARGUMENTS = [
 ]
 
 
-def shoot(page: Page, base: str, name: str) -> None:
+def shoot(page: Page, name: str) -> None:
     """One page, whole, once nothing is being computed any more."""
-    link = page.get_by_role("link", name=name.capitalize(), exact=True)
+    link = page.get_by_role("link", name=PAGES[name], exact=True)
     link.first.click()
-    page.get_by_role("heading", name=name.capitalize(), exact=True).first.wait_for(timeout=60_000)
+    page.get_by_role("heading", name=PAGES[name], exact=True).first.wait_for(timeout=60_000)
     page.wait_for_load_state("networkidle")
     page.locator("[data-testid=stStatusWidget]").wait_for(state="detached", timeout=60_000)
     page.wait_for_timeout(1_500)  # plotly draws after the last message
@@ -48,9 +56,9 @@ def shoot(page: Page, base: str, name: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--link", required=True)
+    parser.add_argument("--only", choices=PAGES, action="append")
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     options = parser.parse_args()
-    base = "{0.scheme}://{0.netloc}".format(urlsplit(options.link))
     faults: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
@@ -66,8 +74,8 @@ def main() -> int:
         )
         page.goto(options.link)
         page.get_by_role("heading", name="Overview", exact=True).first.wait_for(timeout=90_000)
-        for name in PAGES:
-            shoot(page, base, name)
+        for name in options.only or DEMO:
+            shoot(page, name)
         browser.close()
     print("\n".join(faults) or "no JavaScript error, no request off the machine")
     return 1 if faults else 0

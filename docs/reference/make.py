@@ -1,9 +1,11 @@
 """Write the reference pages from the code: `python docs/reference/make.py`; a test compares."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
+import sqlalchemy as sa
 import typer
 
 from capture import ledger, rows
@@ -64,6 +66,34 @@ def commands() -> str:
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
 
 
+def routes() -> str:
+    """Every route by what it belongs to: method, path, and the first sentence on it."""
+    from serving import app
+
+    engine = sa.create_engine("sqlite://")
+    built = app.build(Settings(data_dir=HERE), None, engine)  # type: ignore[arg-type]
+    lines = [
+        "# Routes",
+        MADE,
+        "Paths under `/api/2.0` and `/api/2.1` are Databricks' own, those under `/api/1.0` ours.",
+        "All but `GET /health` want a token; a path may end with a slash. Shapes of requests and",
+        "answers: `GET /openapi.json`. What is said of a route in full stands there as well.",
+    ]
+    found: dict[str, list[str]] = {}
+    for path, methods in built.openapi()["paths"].items():
+        for method, operation in methods.items():
+            said = " ".join((operation.get("description") or operation["summary"]).split())
+            first = re.split(r"(?<=[.:;])\s", said, maxsplit=1)[0].rstrip(":;.")
+            row = f"| {method.upper()} | `{path}` | {first.replace('|', chr(92) + '|')} |"
+            found.setdefault(operation["tags"][0], []).append(row)
+    query = "The answer of the endpoint's version by the split, or of this served entity"
+    found["queries"] = [f"| POST | `{path}` | {query} |" for path in (app.QUERY, app.QUERY_ENTITY)]
+    for tag, listed in sorted(found.items()):
+        lines += ["", f"## {tag.capitalize()}", "", "| method | path | what |", "|---|---|---|"]
+        lines += sorted(listed, key=lambda row: row.split("`")[1])
+    return "\n".join(lines) + "\n"
+
+
 def _walk(path: str, command: click.Command) -> list[tuple[str, click.Command]]:
     children: dict[str, click.Command] = getattr(command, "commands", {})
     if not children:
@@ -79,7 +109,12 @@ def _parameter(parameter: Any) -> str:
     return f"- {spelled}: {said}".rstrip(": ")
 
 
-PAGES = {"settings.md": settings, "tables.md": tables, "commands.md": commands}
+PAGES = {
+    "settings.md": settings,
+    "tables.md": tables,
+    "commands.md": commands,
+    "routes.md": routes,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

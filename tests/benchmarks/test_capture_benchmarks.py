@@ -1,33 +1,21 @@
 """The short forms of benchmarks/capture: that each runs and gives a finite ratio, not which."""
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests import benchmarked
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "capture"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def benchmark_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """benchmark_of("throughput"): the module, which finds those beside it."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return lambda name: benchmarked.load(monkeypatch, "capture", name)
 
 
 def test_throughput_gives_a_ratio_for_each_acknowledgement(
@@ -48,15 +36,17 @@ def test_commit_cost_gives_a_time_for_each_commit(
     assert math.isfinite(commit_cost.ratio(taken))
 
 
-def test_added_cpu_gives_a_ratio_with_its_interval(
+def test_added_cpu_gives_the_cost_of_each_part_and_their_ratio_to_a_write(
     benchmark_of: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     added_cpu = benchmark_of("added_cpu")
-    append, write = added_cpu.in_a_loop(tmp_path, count=50, repeats=1)
-    assert math.isfinite(append / write)
-    rounds = [{"off": 10.0, "write": 12.0, "on": 16.0}, {"off": 11.0, "write": 13.0, "on": 16.0}]
-    assert added_cpu.ratio(rounds) == pytest.approx(2.75)
-    assert added_cpu.interval(rounds) == pytest.approx((2.5, 3.0))
+    told = added_cpu.measure(tmp_path, seconds=2)
+    spent = added_cpu.between(told[0], told[-1])
+    assert set(spent) == {*added_cpu.PARTS, "write"}
+    assert math.isfinite(added_cpu.ratio(spent))
+    assert added_cpu.ratio(dict.fromkeys(added_cpu.PARTS, 2.0) | {"write": 3.0}) == (
+        pytest.approx(len(added_cpu.PARTS) * 2 / 3)
+    )
 
 
 def test_every_request_of_the_load_becomes_visible(

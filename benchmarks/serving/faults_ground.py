@@ -230,11 +230,21 @@ class Clients:
             self._free.append(connection)
         return found
 
+    async def connect(self, count: int) -> None:
+        """Have so many connections open before they are needed, as clients in use do."""
+        for _ in range(count - len(self._free)):
+            made = await self._connected()
+            if made is not None:
+                self._free.append(made)
+
     async def _connection(self) -> _Connection | None:
         while self._free:
             known = self._free.pop()
             if known.transport is not None and not known.transport.is_closing():
                 return known
+        return await self._connected()
+
+    async def _connected(self) -> _Connection | None:
         loop = asyncio.get_running_loop()
         try:
             _, made = await loop.create_connection(_Connection, "127.0.0.1", self._port)
@@ -421,10 +431,12 @@ class House:
         return Load(self.port, self.token, endpoint, rate, made)
 
     def ask(self, endpoint: str, *bodies: bytes) -> list[Answer]:
-        """All of these at once, each on a connection of its own; their answers in order."""
+        """All of these at once, each on a connection of its own that is open already; their
+        answers in order."""
 
         async def run() -> list[Answer]:
             clients = self.clients(endpoint)
+            await clients.connect(len(bodies))
             found = await asyncio.gather(*map(clients.ask, bodies))
             await clients.close()
             return list(found)

@@ -30,6 +30,7 @@ TEMPLATE_ANSWER_SECONDS = 10.0
 # A fork hangs if a library of its parent held a lock: it neither answers nor works.
 FORK_SILENT_SECONDS = 15.0
 HANG_LOOK_SECONDS = 0.25
+LOG_LOOK_SECONDS = 0.05
 
 # Told of a new process, so that its identity is written down.
 Started = Callable[[str, processes.Identity], Awaitable[None]]
@@ -94,8 +95,7 @@ class Holding:
     def measure(self, memory_limits: Mapping[str, int], now: float, restless: bool = True) -> None:
         """Memory and processor time of all groups, once a second (in silence every fifth, for it
         reads of every process of the machine) and before one is let in; between two such looks the
-        memory of each replica's own process. The size of its log each time: a model can fill
-        gigabytes in a second."""
+        memory of each replica's own process."""
         running = [held for held in self._held.values() if held.pulse is not None]
         answered = any(
             held.pulse is not None and held.pulse.answered and held.row.state == shapes.STARTING
@@ -112,9 +112,21 @@ class Holding:
             for pid, pulse in pulses.items():
                 limit = memory_limits.get(pulse.served_entity_id, wanted.LARGEST_MEMORY_BYTES)
                 pulse.used(_exact(pid, used.get(pid, processes.NO_USAGE), limit))
-        for held in running:
-            if held.log_path is not None:
-                logs.trim(held.log_path)
+
+    async def keep_logs(self) -> None:
+        """Keep every log by its size, until cancelled. More often than turns come: a model can
+        print gigabytes in a second."""
+        while True:
+            for held in self._held.values():
+                if held.log_path is not None:
+                    self._keep_log(held.log_path)
+            await asyncio.sleep(LOG_LOOK_SECONDS)
+
+    def _keep_log(self, path: Path) -> None:
+        try:
+            logs.trim(path)
+        except OSError as error:
+            log.error("log_not_trimmed", log=str(path), reason=str(error))
 
     def seen(self, memory_limits: Mapping[str, int], now: float) -> list[shapes.Replica]:
         """Every replica as `reconcile` takes it. memory_limits: bytes by served entity id."""

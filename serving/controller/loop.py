@@ -103,12 +103,14 @@ class Controller:
     async def run(self) -> None:
         """Control until `stop`; the replicas go on, unless this is a full stop."""
         self._warm_at = time.monotonic() + WARM_AFTER_SECONDS
+        keeping_logs = asyncio.create_task(self.holding.keep_logs())
         while not self._stopping:
             self._knock.clear()
             await self._safe_turn()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TURN_SECONDS if self._restless else QUIET_TURN_SECONDS):
                     await self._knock.wait()
+        keeping_logs.cancel()
         await asyncio.to_thread(self._write_alive, self.holding.ids())
         if self.stop_workers:
             await self.holding.end_all()

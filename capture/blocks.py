@@ -19,11 +19,12 @@ certain NaN. A few rows follow as they are, as one MessagePack array of arrays: 
 few, the committer has time, and what counts is what each costs the gateway. Payload rows come from
 the gateway in a third form, as exchanges, of which the committer makes the columns: exchanges.py.
 
-A segment is a header of 64 bytes and blocks until its end, or until the first bytes
-that are no whole block: the tail that a crash tore off.
+A segment is a header of 64 bytes and blocks until its end, or until the first bytes that are no
+whole block: the tail that a crash tore off, or what the file held in an earlier life, for files are
+written again (wal_files.py). The CRC of a block begins with that of its segment's header, so that a
+block of another segment never counts as one of this.
 """
 
-import functools
 import hashlib
 import struct
 from collections.abc import Callable
@@ -35,8 +36,9 @@ from zlib_ng.zlib_ng import crc32  # zlib's, several times as fast
 
 from capture import rows
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # 2 is 3 without exchanges
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)  # 3 is 4 with CRCs that begin with 0, 2 is 3 without exchanges
+LAST_UNSEEDED_VERSION = 3
 HEADER_BYTES = 64
 SCHEMA_HASH = hashlib.blake2b(
     "\n".join(
@@ -50,7 +52,8 @@ SCHEMA_HASH = hashlib.blake2b(
 _SEGMENT_MAGIC = b"ILWALSEG"
 _SEGMENT = struct.Struct("<8sI16sQ16s")
 BLOCK_MAGIC = b"ILB1"
-MAGIC_AND_CRC = struct.Struct("<4sI")
+SIGNED_FROM = 8  # magic and CRC come before
+MOST_NAMES = 1024
 # magic, crc, length, rows, start of the columns, texts, list elements, map pairs, text bytes,
 # kind, length of the table name. The "text bytes" of packed rows are the bytes that they take, the
 # "list elements" of exchanges those of their contexts.
@@ -76,10 +79,12 @@ class ForeignSegment(Exception):
 
 
 class Header(NamedTuple):
-    """Whose segment it is. The app id is that of the Delta transactions, one per incarnation."""
+    """Whose segment it is, and what the CRCs of its blocks begin with. The app id is that of the
+    Delta transactions, one per incarnation."""
 
     app_id: UUID
     sequence: int
+    seed: int
 
 
 class Block(NamedTuple):
@@ -152,11 +157,12 @@ LAYOUTS = {
 _KINDS = list(LAYOUTS)
 
 
-def segment_header(app_id: UUID, sequence: int) -> bytes:
-    """First 64 bytes of a segment."""
+def segment_header(app_id: UUID, sequence: int) -> tuple[bytes, int]:
+    """First 64 bytes of a segment, and what the CRCs of its blocks begin with."""
     text = _SEGMENT.pack(_SEGMENT_MAGIC, FORMAT_VERSION, app_id.bytes, sequence, SCHEMA_HASH)
     text += bytes(HEADER_BYTES - 4 - len(text))
-    return text + crc32(text).to_bytes(4, "little")
+    seed = crc32(text)
+    return text + seed.to_bytes(4, "little"), seed
 
 
 def framed(
@@ -169,24 +175,38 @@ def framed(
     pairs: int = 0,
     text_bytes: int = 0,
 ) -> bytes:
-    """A block of `count` rows that are packed; code: of their kind, and of their form. The rest:
-    fields of BLOCK."""
-    name, start, name_bytes = _named(table)
+    """A block of `count` rows that are packed, still to be `signed`; code: of their kind, and of
+    their form. The rest: fields of BLOCK."""
+    name, start, name_bytes = _names.get(table) or _named(table)
     size = start + len(packed)
     padding = PADDINGS[-size % 8]
     front = AFTER_CRC.pack(
         size + len(padding), count, start, texts, elements, pairs, text_bytes, code, name_bytes
     )
-    rest = b"".join((front, name, packed, padding))
-    return MAGIC_AND_CRC.pack(BLOCK_MAGIC, crc32(rest)) + rest
+    return b"".join((front, name, packed, padding))
 
 
-@functools.lru_cache(maxsize=1024)
+def signed(block: bytes, seed: int = 0) -> bytes:
+    """A block as a segment has it whose CRCs begin with `seed`."""
+    return b"".join((BLOCK_MAGIC, crc32(block, seed).to_bytes(4, "little"), block))
+
+
+def unsigned(data: Any, block: Block) -> bytes:
+    """A block of a segment as it was before it was signed."""
+    return bytes(data[block.offset + SIGNED_FROM : block.offset + block.length])
+
+
+_names: dict[str, tuple[bytes, int, int]] = {}
+
+
 def _named(table: str) -> tuple[bytes, int, int]:
     """A table's name, padded; where the rows start behind it; its length."""
     name = table.encode()
     padded = name + PADDINGS[-len(name) % 8]
-    return padded, BLOCK.size + len(padded), len(name)
+    if len(_names) >= MOST_NAMES:
+        _names.clear()
+    found = _names[table] = padded, BLOCK.size + len(padded), len(name)
+    return found
 
 
 # Reading ---------------------------------------------------------------------------------------
@@ -197,18 +217,26 @@ def read_header(data: Any) -> Header:
     head = bytes(memoryview(data)[:HEADER_BYTES])
     if len(head) < HEADER_BYTES or head[:8] != _SEGMENT_MAGIC:
         raise NotASegment(f"{len(head)} bytes are no segment header.")
-    if crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
+    crc = int.from_bytes(head[-4:], "little")
+    if crc32(head[:-4]) != crc:
         raise NotASegment("The checksum of the segment header is wrong.")
     _, version, app_id, sequence, schema_hash = _SEGMENT.unpack_from(head)
     if version not in READABLE_VERSIONS:
         raise ForeignSegment(f"Segment of format {version}; this reads {READABLE_VERSIONS}.")
     if schema_hash != SCHEMA_HASH:
         raise ForeignSegment("Segment of rows with other columns than those of this version.")
-    return Header(UUID(bytes=app_id), sequence)
+    return Header(UUID(bytes=app_id), sequence, crc if version > LAST_UNSEEDED_VERSION else 0)
 
 
-def recover(data: Any, start: int = 0) -> Recovered:
-    """The whole blocks of bytes-like `data` from `start` on, up to the first that is torn."""
+def read_segment(data: Any) -> tuple[Header, Recovered]:
+    """Header and whole blocks of a segment (bytes-like). Raises NotASegment, ForeignSegment."""
+    header = read_header(data)
+    return header, recover(data, HEADER_BYTES, header.seed)
+
+
+def recover(data: Any, start: int = 0, seed: int = 0) -> Recovered:
+    """The whole blocks of bytes-like `data` from `start` on, up to the first that is torn. seed:
+    what their CRCs begin with."""
     view = memoryview(data)
     size, position = len(view), start
     names: dict[bytes, str] = {}
@@ -220,7 +248,8 @@ def recover(data: Any, start: int = 0) -> Recovered:
             break
         form = code & (PACKED | EXCHANGES)
         kind = code ^ form
-        if crc32(view[position + 8 : position + length]) != crc or kind >= len(_KINDS):
+        rest = view[position + SIGNED_FROM : position + length]
+        if crc32(rest, seed) != crc or kind >= len(_KINDS):
             break
         name = bytes(view[position + BLOCK.size : position + BLOCK.size + name_length])
         table = names.get(name) or names.setdefault(name, name.decode())

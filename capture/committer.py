@@ -1,8 +1,8 @@
 """Sealed segments -> one commit per table, exactly once.
 
 One turn: see which segments are sealed, read a batch of them, commit each table's rows with the
-transactions of all incarnations in the batch, unlink. What a table already has (its transaction
-version says so) is dropped; a segment is unlinked last, when each of its tables has its rows on
+transactions of all incarnations in the batch, remove. What a table already has (its transaction
+version says so) is dropped; a segment is removed last, when each of its tables has its rows on
 disk. A table that fails holds back its own segments alone and is tried again, later and later; the
 order of its segments is kept, since a skipped one could never be committed.
 
@@ -33,6 +33,7 @@ ADOPT_SECONDS = 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 30.0
 STATUS_SECONDS = 0.25
 KEPT_MEMORY_MS = 1_000
+SPARE_SECONDS = 10.0  # files that nobody wrote again for this long are given back
 SORTED_BY = {"payload": "request_time", "labels": "received_time", "usage": "request_time"}
 
 
@@ -105,6 +106,7 @@ class Committer:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._adopt_at = self._status_at = 0.0
         self._reserve_at = 0.0
+        self._drop_spares_at = monotonic() + SPARE_SECONDS
         self._status = _read_status(self.status_path)
         self._status_changed = True
 
@@ -124,6 +126,9 @@ class Committer:
         self._tell(now)
         if not segments:
             self._keep_reserve(now)
+            if now >= self._drop_spares_at:
+                self._drop_spares_at = now + SPARE_SECONDS
+                wal_files.drop_spares(self._settings.wal_dir)
         return done
 
     def finish(self) -> list[Committed]:
@@ -152,7 +157,7 @@ class Committer:
             self._left.pop(path, None)
         for path in present - self._sizes.keys():
             with suppress(FileNotFoundError):
-                self._sizes[path] = path.stat().st_size
+                self._sizes[path] = wal_files.content_bytes(path) or path.stat().st_size
         self._status_changed = True
 
     def _commit_next(self, segments: list[wal_files.Sealed], now: float) -> list[Committed]:
@@ -185,7 +190,7 @@ class Committer:
             if read and (size >= self._batch_bytes or count >= self._limits.batch_rows):
                 break
             try:
-                data = memory.content(segment.path)
+                data = memory.content(segment.path, segment.size)
             except FileNotFoundError:
                 continue  # refused since it was listed
             except OSError as error:
@@ -203,16 +208,15 @@ class Committer:
     def _blocks(self, segment: wal_files.Sealed, data: pa.Buffer) -> list[blocks.Block] | None:
         """Whole blocks of a segment; None if it is not what it says, and was set aside."""
         try:
-            header = blocks.read_header(data)
+            header, recovered = blocks.read_segment(data)
         except (blocks.NotASegment, blocks.ForeignSegment) as error:
             self._refuse(segment, str(error))
             return None
-        if header != (segment.app_id, segment.sequence):
+        if header[:2] != (segment.app_id, segment.sequence):
             self._refuse(segment, "Its header names another incarnation or sequence.")
             return None
-        recovered = blocks.recover(data, blocks.HEADER_BYTES)
-        if recovered.end < data.size:
-            dropped = data.size - recovered.end
+        dropped = (data.size if segment.size is None else segment.size) - recovered.end
+        if dropped:
             log.warning("torn_tail", segment=segment.path.name, dropped_bytes=dropped)
         return recovered.blocks
 
@@ -236,7 +240,7 @@ class Committer:
             written.add(key)
             if committed is not None:
                 done.append(committed)
-        self._unlink(batch, written)
+        self._remove(batch, written)
         self._recovered(written)
         return done
 
@@ -272,14 +276,18 @@ class Committer:
             self._tables[key] = delta.open_or_create(path, schema, partition, time_column=order)
         return self._tables[key]
 
-    def _unlink(self, batch: list[_Read], written: set[_Key]) -> None:
+    def _remove(self, batch: list[_Read], written: set[_Key]) -> None:
         for found in batch:
             path = found.segment.path
             left = self._left.get(path, set(found.rows)) - written
             if left:
                 self._left[path] = left
                 continue
-            path.unlink(missing_ok=True)
+            if self._batch_bytes < self._limits.batch_bytes:  # the disk was full a moment ago
+                path.unlink(missing_ok=True)
+            else:
+                wal_files.recycle(self._settings.wal_dir, path)
+                self._drop_spares_at = self._monotonic() + SPARE_SECONDS
             self._left.pop(path, None)
             self._sizes.pop(path, None)
             self._status_changed = True
@@ -297,7 +305,8 @@ class Committer:
         if is_disk_full(error):
             # Small batches need little space and give some back: each unlinks what it committed.
             self._batch_bytes, self._ahead = 1, None
-            if wal_files.give_reserve(self._settings.wal_dir):
+            directory = self._settings.wal_dir
+            if wal_files.drop_spares(directory) or wal_files.give_reserve(directory):
                 self._failures[key].next_try = self._monotonic()
 
     def _recovered(self, written: set[_Key]) -> None:
@@ -377,10 +386,11 @@ class _Memory:
     def __init__(self) -> None:
         self._room = bytearray()
 
-    def content(self, path: Path) -> pa.Buffer:
-        """Bytes of a file, until the next is asked for."""
+    def content(self, path: Path, most: int | None) -> pa.Buffer:
+        """The first bytes of a file, at most so many, until the next is asked for."""
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
+            size = size if most is None else min(size, most)
             if len(self._room) < size:
                 self._room = bytearray(size + size // 8)
             view, done = memoryview(self._room)[:size], 0

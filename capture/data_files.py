@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from deltalake.transaction import AddAction
 from capture import delta_log, errors
 
 ROW_GROUP_ROWS = 128 * 1024
+LEAST_PIECE_ROWS = 32 * 1024
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -101,6 +103,14 @@ def parts(rows: pa.Table, by: Sequence[str]) -> list[tuple[dict[str, str | None]
     return found
 
 
+def pieces(rows: pa.Table, most: int) -> list[pa.Table]:
+    """Rows in order, cut into as many files as may be written at once, at most `most` and none of
+    them small."""
+    count = max(1, min(most, len(rows) // LEAST_PIECE_ROWS))
+    size = -(-len(rows) // count)
+    return [rows.slice(start, size) for start in range(0, len(rows), size)]
+
+
 def _logged(value: pa.Scalar) -> Any:
     """A value as the log writes it. Times by way of text: `as_py` of one imports pandas."""
     if pa.types.is_timestamp(value.type):
@@ -162,6 +172,26 @@ def write_file(
         target.unlink(missing_ok=True)
         raise
     return described(path, relative, layout, partition, rows, is_new_data)
+
+
+def write_files(
+    path: Path,
+    layout: Layout,
+    parts: Sequence[tuple[Mapping[str, str | None], pa.Table]],
+    threads: int,
+) -> list[AddAction]:
+    """`write_file` of each part (partition, rows), several at once; if one fails, none is left."""
+    if len(parts) == 1:
+        return [write_file(path, layout, *parts[0])]
+    with ThreadPoolExecutor(threads) as pool:
+        written = [pool.submit(write_file, path, layout, *part) for part in parts]
+    failed = [one.exception() for one in written if one.exception() is not None]
+    added = [one.result() for one in written if one.exception() is None]
+    if failed and failed[0] is not None:
+        for add in added:
+            (path / add.path).unlink(missing_ok=True)
+        raise failed[0]
+    return added
 
 
 def described(

@@ -159,9 +159,9 @@ def _by_column(data: Any, found: list[blocks.Block]) -> tuple[Any, list[blocks.B
     for packed, together in groupby(found, key=lambda block: block.form):
         if packed:
             group = [row for block in together for row in _unpacked(view, block)]
-            parts.append(encoding.by_column(found[0].table, found[0].kind, group))
+            parts.append(blocks.signed(encoding.by_column(found[0].table, found[0].kind, group)))
         else:
-            parts += [view[block.offset : block.offset + block.length] for block in together]
+            parts += [blocks.signed(blocks.unsigned(view, block)) for block in together]
     fresh = b"".join(parts)
     return fresh, blocks.recover(fresh).blocks
 

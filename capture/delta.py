@@ -18,6 +18,7 @@ Rules, each of which was paid for:
   read them.
 """
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,7 @@ HIGH_CARDINALITY = frozenset(
         "unit_id",
     }
 )
+WRITERS = min(4, os.cpu_count() or 1)  # threads that compress a backlog
 NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -153,10 +155,12 @@ class Table:
     def _write(self, rows: pa.Table) -> list[AddAction]:
         fitting = data_files.conformed(rows, self.layout.schema)
         in_order = data_files.sorted_by(fitting, self.layout.time_column)
-        parts = data_files.parts(in_order, self.layout.partition_by)
-        return [
-            data_files.write_file(self.path, self.layout, values, part) for values, part in parts
+        parts = [
+            (values, piece)
+            for values, part in data_files.parts(in_order, self.layout.partition_by)
+            for piece in data_files.pieces(part, WRITERS)
         ]
+        return data_files.write_files(self.path, self.layout, parts, WRITERS)
 
     def _confirmed(
         self, handle: deltalake.DeltaTable, before: int, transactions: Mapping[str, int]

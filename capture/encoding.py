@@ -26,7 +26,7 @@ def _padding(size: int) -> int:
 
 def encode(table: str, kind: str, group: Sequence[Any]) -> bytes:
     """One block of a group of rows (all of one tuple type of `rows`, or `exchanges.Exchange` for
-    "payload"), at least one, of one table."""
+    "payload"), at least one, of one table; still to be signed (blocks.py)."""
     if type(group[0]) is exchanges.Exchange:
         return exchanges.block(table, group)
     if len(group) >= COLUMNWISE_ROWS:
@@ -44,7 +44,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def by_column(table: str, kind: str, group: Sequence[Any]) -> bytes:
-    """A block of rows that holds columns, whatever the size of the group."""
+    """As `encode`, in columns whatever the size of the group."""
     try:
         return _columnwise(table, kind, group)
     except struct.error:  # a number is null, or overflows; to look first would cost every row

@@ -137,7 +137,7 @@ def exchange(
 
 
 def block(table: str, group: Sequence[Exchange]) -> bytes:
-    """The block of a group of exchanges, at least one."""
+    """The block of a group of exchanges, at least one; still to be signed (blocks.py)."""
     count = len(group)
     if count == 1:
         known, head, *texts = group[0]

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from capture import blocks
 
+LONG_BYTES = 512  # from here on to join runs one by one costs less than Arrow's taking
+
 
 class Runs:
     """Runs of bytes that lie one after another in each of several blocks. lengths: shape (blocks,
@@ -27,10 +29,16 @@ class Runs:
         buffers = [None, pa.py_buffer(offsets), data]
         self._all = pa.Array.from_buffers(pa.large_binary(), offsets.size - 1, buffers)
         self._first = np.arange(count) * (runs + 1)
+        self._data, self._offsets = memoryview(data), offsets
 
     def column(self, run: int) -> pa.Buffer:
         """A run of all blocks, joined."""
-        return self._all.take(places(self._first + run)).buffers()[2]
+        starts, ends = self._offsets[:, run], self._offsets[:, run + 1]
+        size = int((ends - starts).sum())
+        if size < LONG_BYTES * len(starts):
+            return self._all.take(places(self._first + run)).buffers()[2]
+        places_of = zip(starts.tolist(), ends.tolist(), strict=True)
+        return pa.py_buffer(b"".join([self._data[start:end] for start, end in places_of]))
 
 
 def places(indices: np.ndarray) -> pa.Array:

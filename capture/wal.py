@@ -1,9 +1,10 @@
 """The write-ahead log on disk, as its writer has it: append, seal, sync.
 
-    <wal>/<incarnation uuid>/owner.lock              held (flock) as long as the writer lives
-                             <sequence:020>.open     being written, always the highest sequence
-                             <sequence:020>.seg      sealed: the committer may take it
-          reserve                                    space to drain with when the disk is full
+    <wal>/<incarnation uuid>/owner.lock                  held (flock) as long as the writer lives
+                             <sequence:020>.open         being written, always the highest sequence
+                             <sequence:020>-<bytes>.seg  sealed: the committer may take it
+          spare/...                                      files to be written again
+          reserve                                        space to drain with when the disk is full
 
 The rules that make a row arrive exactly once:
 
@@ -15,8 +16,8 @@ The rules that make a row arrive exactly once:
 - A write that fell short is cut back to the last whole block. A file whose sync failed is never
   synced again, for the kernel may have dropped the pages and call the next sync a success: it is
   sealed, and the block that was not acknowledged moves to a new file.
-- The committer takes the segments of an incarnation in order, none above an `.open` one, and
-  unlinks them in order, each after its rows were committed and synced.
+- The committer takes the segments of an incarnation in order, none above an `.open` one, and takes
+  them away in order, each after its rows were committed and synced.
 """
 
 import errno
@@ -48,12 +49,14 @@ log = logline.logger(__name__)
 
 @dataclass(slots=True)
 class _Segment:
-    """A segment being written. The lock is held around each sync, so that whoever syncs next knows
-    of a failure: the kernel reports one only once."""
+    """A segment being written. seed: what the CRCs of its blocks begin with. The lock is held
+    around each sync, so that whoever syncs next knows of a failure: the kernel reports one only
+    once."""
 
     descriptor: int
     path: Path
-    sealed_path: Path
+    sequence: int
+    seed: int
     size: int
     since: float
     synced_size: int = 0
@@ -165,9 +168,9 @@ class Log:
                 )
             if segment is None or segment.sync_failed:
                 segment = self._opened()
-            self._put(segment, block)
+            size = self._put(segment, block)
             if power:
-                segment = self._synced(segment, block)
+                segment = self._synced(segment, block, size)
         except (errors.LogFull, OSError) as error:
             self._drop(table, kind, len(group), error)
             return
@@ -239,11 +242,11 @@ class Log:
             self._seal()
         if self._owner is None:
             self._begin()
-        name = f"{self._sequence:020}"
-        path = self._folder / f"{name}.open"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
-        head = blocks.segment_header(self._app_id, self._sequence)
+        sequence = self._sequence
+        path = self._folder / wal_files.open_name(sequence)
+        wal_files.take_spare(self.directory, path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        head, seed = blocks.segment_header(self._app_id, sequence)
         try:
             if os.write(descriptor, head) != len(head):
                 raise _disk_full()
@@ -254,25 +257,29 @@ class Log:
         self._sequence += 1
         now = time.monotonic()
         self._segment = _Segment(
-            descriptor, path, self._folder / f"{name}.seg", len(head), since=now, synced_at=now
+            descriptor, path, sequence, seed, len(head), since=now, synced_at=now
         )
         return self._segment
 
-    def _put(self, segment: _Segment, block: bytes) -> None:
+    def _put(self, segment: _Segment, block: bytes) -> int:
+        """Write a block that is still to be signed; how many bytes it takes."""
+        signed = blocks.signed(block, segment.seed)
         try:
-            if os.write(segment.descriptor, block) != len(block):
+            if os.write(segment.descriptor, signed) != len(signed):
                 raise _disk_full()
         except OSError as error:
             # The line comes second: on a full disk it may not be writable either.
             self._cut_back(segment, segment.size)
             log.error("write_failed", segment=segment.path.name, error=error.strerror)
             raise
-        segment.size += len(block)
+        segment.size += len(signed)
+        return len(signed)
 
     def _cut_back(self, segment: _Segment, size: int) -> None:
         """Cut a file back to a whole block and seal it; one without blocks may be tried again."""
         try:
             os.ftruncate(segment.descriptor, size)
+            os.lseek(segment.descriptor, size, os.SEEK_SET)
         except OSError:
             self._seal()
             raise
@@ -280,17 +287,18 @@ class Log:
         if size > blocks.HEADER_BYTES or segment.sync_failed:
             self._seal()
 
-    def _synced(self, segment: _Segment, block: bytes) -> _Segment:
-        """Sync a block just written; if that fails, write it to another file and sync that."""
+    def _synced(self, segment: _Segment, block: bytes, size: int) -> _Segment:
+        """Sync a block just written, which takes `size` bytes; if that fails, write it to another
+        file and sync that."""
         if self._sync_segment(segment):
             return segment
         # Cut first: if that is not possible the block may be read from the old file, and must not
         # be written a second time.
-        self._cut_back(segment, segment.size - len(block))
+        self._cut_back(segment, segment.size - size)
         segment = self._opened()
         self._put(segment, block)
         if not self._sync_segment(segment):
-            self._cut_back(segment, segment.size - len(block))
+            self._cut_back(segment, segment.size - size)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return segment
 
@@ -303,7 +311,8 @@ class Log:
         if segment.size <= blocks.HEADER_BYTES:
             segment.path.unlink(missing_ok=True)
         else:
-            waiting = _Waiting(segment.sealed_path, segment.path, segment.size)
+            sealed = self._folder / wal_files.sealed_name(segment.sequence, segment.size)
+            waiting = _Waiting(sealed, segment.path, segment.size)
             self._own.append(waiting)
             self._waiting_bytes += segment.size
             self._rename(waiting, new=True)
@@ -380,9 +389,10 @@ class Log:
     def _find_left_over(self) -> None:
         for folder in wal_files.incarnations(self.directory):
             segments, unsealed = wal_files.listed(folder)
-            for path in (*segments.values(), *(folder / f"{n:020}.open" for n in unsealed)):
+            opened = [folder / wal_files.open_name(sequence) for sequence in unsealed]
+            for path in (*segments.values(), *opened):
                 with suppress(FileNotFoundError):  # taken by the committer meanwhile
-                    size = path.stat().st_size
+                    size = wal_files.content_bytes(path) or path.stat().st_size
                     self._left.append(
                         _Waiting(path.with_suffix(".seg"), path.with_suffix(".open"), size)
                     )

@@ -1,5 +1,10 @@
 """The files of the write-ahead log (wal.py) as others than its writer see them: which segments may
-be committed, what dead writers left, the reserve.
+be committed, what dead writers left, spare files, the reserve.
+
+A file whose rows are committed is written again by whoever opens the next segment: to overwrite
+pages that the kernel and the disk have costs less than half of getting new ones. What it held
+before stays behind what is written, and counts as nothing: blocks are signed with their segment,
+and the name of a sealed segment says how much of the file is it.
 """
 
 import fcntl
@@ -17,16 +22,34 @@ from capture.settings import Settings
 ABANDONED_SECONDS = 3600  # a folder that was never finished is swept away after this long
 OWNER_LOCK = "owner.lock"
 RESERVE = "reserve"
+SPARES, MOST_SPARES = "spare", 32
 
 log = logline.logger(__name__)
 
 
 class Sealed(NamedTuple):
-    """A segment that may be committed."""
+    """A segment that may be committed. size: how much of the file is it; None: all of it."""
 
     app_id: UUID
     sequence: int
     path: Path
+    size: int | None
+
+
+def open_name(sequence: int) -> str:
+    """What a segment is called that is being written."""
+    return f"{sequence:020}.open"
+
+
+def sealed_name(sequence: int, size: int) -> str:
+    """What a segment of this many bytes is called once it is sealed."""
+    return f"{sequence:020}-{size}.seg"
+
+
+def content_bytes(path: Path) -> int | None:
+    """How much of a sealed segment's file is the segment, by its name; None: all of it."""
+    size = path.stem.partition("-")[2]
+    return int(size) if size.isdigit() else None
 
 
 def incarnations(directory: Path) -> list[Path]:
@@ -54,10 +77,11 @@ def listed(folder: Path) -> tuple[dict[int, Path], list[int]]:
         return {}, []
     for name in names:
         stem, _, suffix = name.partition(".")
-        if suffix == "seg" and stem.isdigit():
-            sealed[int(stem)] = folder / name
-        elif suffix == "open" and stem.isdigit():
-            unsealed.append(int(stem))
+        sequence = stem.partition("-")[0]
+        if suffix == "seg" and sequence.isdigit():
+            sealed[int(sequence)] = folder / name
+        elif suffix == "open" and sequence.isdigit():
+            unsealed.append(int(sequence))
     return sealed, unsealed
 
 
@@ -76,7 +100,9 @@ def sealed(directory: Path) -> list[Sealed]:
         second, unsealed = listed(folder)
         end = min([max(first) + 1, *unsealed])
         app_id = UUID(folder.name)
-        found += (Sealed(app_id, n, second[n]) for n in sorted(second) if n < end)
+        for sequence in sorted(number for number in second if number < end):
+            path = second[sequence]
+            found.append(Sealed(app_id, sequence, path, content_bytes(path)))
     return found
 
 
@@ -91,7 +117,7 @@ def adopt_dead(directory: Path) -> None:
             continue
         try:
             for sequence in sorted(listed(folder)[1]):
-                _seal_dead(folder / f"{sequence:020}.open")
+                _seal_dead(folder / open_name(sequence), (UUID(folder.name), sequence))
             _sweep(folder)
         finally:
             os.close(owner)
@@ -112,25 +138,26 @@ def _take_dead(folder: Path) -> int | None:
     return owner
 
 
-def _seal_dead(path: Path) -> None:
+def _seal_dead(path: Path, owner: tuple[UUID, int]) -> None:
     with path.open("r+b") as file:
         data = file.read()
         try:
-            blocks.read_header(data)
+            header, found = blocks.read_segment(data)
         except blocks.NotASegment:
             end = 0
         except blocks.ForeignSegment:
             end = len(data)  # not ours to judge; the committer sets it aside as it is
         else:
-            end = blocks.recover(data, blocks.HEADER_BYTES).end
+            # Another's header: the file was spare, and its new life ended before it began.
+            end = found.end if header[:2] == owner else 0
         file.truncate(end)
         os.fsync(file.fileno())
     if end <= blocks.HEADER_BYTES:
         path.unlink()
     else:
         path.rename(path.with_suffix(".seg"))
-    if end < len(data):
-        log.warning("torn_tail", segment=path.name, kept_bytes=end, dropped_bytes=len(data) - end)
+    if end < len(data):  # a torn block, or what the file held in an earlier life
+        log.info("tail_dropped", segment=path.name, kept_bytes=end, dropped_bytes=len(data) - end)
 
 
 def _sweep(folder: Path) -> None:
@@ -144,6 +171,45 @@ def _sweep_unfinished(directory: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+# Spare files, the reserve --------------------------------------------------------------------
+
+
+def recycle(directory: Path, segment: Path) -> None:
+    """Take a segment out of the log whose rows are committed and synced; its file becomes a spare
+    one if there are not enough of them."""
+    if len(_spares(directory)) < MOST_SPARES:
+        place = directory / SPARES
+        with suppress(OSError):  # it is gone already, or a full disk has no room for a folder
+            place.mkdir(mode=0o700, exist_ok=True)
+            segment.rename(place / f"{segment.parent.name}-{segment.stem}")
+            return
+    segment.unlink(missing_ok=True)
+
+
+def take_spare(directory: Path, target: Path) -> bool:
+    """Have a spare file under another name; False if there is none."""
+    for spare in _spares(directory):
+        with suppress(FileNotFoundError):  # another gateway was quicker
+            spare.rename(target)
+            return True
+    return False
+
+
+def drop_spares(directory: Path) -> bool:
+    """Give the space of all spare files back; False if there was none."""
+    found = _spares(directory)
+    for spare in found:
+        spare.unlink(missing_ok=True)
+    return bool(found)
+
+
+def _spares(directory: Path) -> list[Path]:
+    try:
+        return list((directory / SPARES).iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def keep_reserve(directory: Path, size: int) -> bool:
@@ -173,7 +239,9 @@ def give_reserve(directory: Path) -> bool:
 def waiting_bytes(settings: Settings) -> int:
     """Bytes of all processes' segments that wait to be committed; safe beside the committer."""
     found = 0
-    for segment in settings.wal_dir.glob("*/*"):
-        with suppress(FileNotFoundError):  # it was committed just now
-            found += segment.stat().st_size if segment.is_file() else 0
+    for folder in incarnations(settings.wal_dir):
+        sealed, unsealed = listed(folder)
+        for path in (*sealed.values(), *(folder / open_name(sequence) for sequence in unsealed)):
+            with suppress(FileNotFoundError):  # it was committed just now
+                found += content_bytes(path) or path.stat().st_size
     return found

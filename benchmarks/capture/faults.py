@@ -69,7 +69,24 @@ class _Unchecked(int):
 
 def commit_without_checksums(data_dir: Path) -> None:
     """A committer that takes blocks for whole whatever their checksum says."""
-    blocks.crc32 = lambda data: _Unchecked(zlib.crc32(data))  # type: ignore[assignment]
+    blocks.crc32 = lambda data, seed=0: _Unchecked(zlib.crc32(data))  # type: ignore[assignment]
+    kill.commit(data_dir)
+
+
+def _sign_all_alike() -> None:
+    """Blocks that say nothing of the segment they are of, in a file that held others before."""
+    blocks.crc32 = lambda data, seed=0: zlib.crc32(data)  # type: ignore[assignment]
+
+
+def write_alike(*arguments: Any) -> None:
+    """A writer whose blocks are signed alike in all segments."""
+    _sign_all_alike()
+    kill.write(*arguments)
+
+
+def commit_alike(data_dir: Path) -> None:
+    """A committer that takes them as they are."""
+    _sign_all_alike()
     kill.commit(data_dir)
 
 
@@ -161,6 +178,7 @@ FAULTS = (
     Fault("a row that is kept in memory only", _by_kills(kill.Jobs(write=write_to_memory))),
     Fault("no check of the transaction", _by_kills(kill.Jobs(commit=commit_without_looking))),
     Fault("no check of the checksum", _by_kills(CHANGED_BLOCKS)),
+    Fault("blocks signed alike", _by_kills(kill.Jobs(write=write_alike, commit=commit_alike))),
     Fault("a reply before the append", _by_audit(gateway=_plant(reply_first))),
     Fault("a reply before the sync", _by_audit(gateway=_plant(reply_unsynced))),
     Fault("an unlinked segment before the sync", _by_audit(committer=_plant(unlink_unsynced))),

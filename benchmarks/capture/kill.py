@@ -95,9 +95,17 @@ forking = multiprocessing.get_context("forkserver")
 forking.set_forkserver_preload(["capture.committer", "capture.database", "capture.wal"])
 
 
+def whole_bytes(segment: bytes) -> int:
+    """Where the last whole block of a segment ends; without a whole header, its end."""
+    try:
+        return blocks.read_segment(segment)[1].end
+    except blocks.NotASegment:
+        return len(segment)
+
+
 def changed_block(segment: bytes) -> bytes:
     """The last whole block of a segment, with a byte of a row changed."""
-    found = blocks.recover(segment, blocks.HEADER_BYTES).blocks if segment else []
+    found = blocks.read_segment(segment)[1].blocks if segment else []
     if not found:
         return b""
     block = segment[found[-1].offset : found[-1].offset + found[-1].length]
@@ -435,11 +443,12 @@ class Run:
         self.accepted += self._writers.kill()
 
     def _spoil(self) -> None:
-        """Put garbage behind what killed writers left open."""
+        """Put garbage behind the blocks that killed writers left open, over whatever is there."""
         for path in self._settings.wal_dir.glob("*/*.open"):
             # On a full disk there is no room for garbage, or for half of it.
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 segment = file.read()
+                file.seek(whole_bytes(segment))
                 file.write(self._chance.choice(self._jobs.garbage)(self._chance, segment))
 
     def end(self) -> None:

@@ -8,8 +8,9 @@ of their system calls is compared with these rules:
 
 1. A reply leaves only after the block with its row was written to a log segment, the segment synced
    after that, and the entries that lead to the segment (itself, its incarnation) were synced.
-2. A segment is unlinked only after each table in it has a commit that covers it, and the commit
-   file, `_delta_log` and the entries of new folders were synced after that commit.
+2. A segment is taken away (unlinked, or made a spare file) only after each table in it has a commit
+   that covers it, and the commit file, `_delta_log` and the entries of new folders were synced
+   after that commit.
 3. A commit is made only after its data files and their entries were synced.
 4. Payload commits are unpacked only after they were synced: a version that a power cut takes comes
    again with other rows.
@@ -120,7 +121,7 @@ _RENAMES = frozenset({"rename", "renameat", "renameat2"})
 _LINKS = _RENAMES | {"link", "linkat"}
 _UNLINKS = frozenset({"unlink", "unlinkat"})
 _MAKES = frozenset({"mkdir", "mkdirat"})
-_SEGMENT = re.compile(r"(.*/wal/([0-9a-f-]{36}))/(\d{20})\.(?:open|seg)")
+_SEGMENT = re.compile(r"(.*/wal/([0-9a-f-]{36}))/(\d{20})(?:-\d+)?\.(?:open|seg)")
 _COMMIT = re.compile(r"(.*)/_delta_log/\d{20}\.json")
 _REPLY = re.compile(r"HTTP/1\.1 \d+ .*?databricks-request-id: ([0-9a-f-]{36})", re.DOTALL)
 
@@ -163,16 +164,20 @@ def audit(gateway: Sequence[Event], committer: Sequence[Event]) -> Audit:
     wrong = [text for one, reply in replies for text in _early(one, reply, written, gateway)]
 
     commits = _commits(committer)
-    unlinked = [
+    taken = [
         (found, event)
         for event in committer
-        if event.call in _UNLINKS and (found := _SEGMENT.fullmatch(event.path))
+        if _takes_away(event) and (found := _SEGMENT.fullmatch(event.path))
     ]
-    for found, event in unlinked:
+    for found, event in taken:
         key = (found[2], int(found[3]))
         wrong += _uncovered(key, held.get(key, ""), event, commits, committer)
     wrong += [text for one in commits for text in _torn(one, commits, committer)]
-    return Audit(len(replies), len(unlinked), tuple(wrong))
+    return Audit(len(replies), len(taken), tuple(wrong))
+
+
+def _takes_away(event: Event) -> bool:
+    return event.call in _UNLINKS or (event.call in _RENAMES and "/wal/spare/" in event.target)
 
 
 def _is_synced(events: Sequence[Event], path: str, after: int, before: int) -> bool:
@@ -190,11 +195,13 @@ def _early(
     if block is None or block.end >= reply.start:
         yield f"reply {one}: its block was not written before it"
         return
-    names = (f"{segment}.open", f"{segment}.seg")
-    if not any(_is_synced(events, name, block.end, reply.start) for name in names):
+    opened = f"{segment}.open"
+    sealed = {e.target for e in events if e.call in _RENAMES and e.path == opened}
+    if not any(_is_synced(events, name, block.end, reply.start) for name in (opened, *sealed)):
         yield f"reply {one}: the segment was not synced between its block and the reply"
     folder = str(PurePosixPath(segment).parent)
-    made = [e for e in events if e.call == "openat" and e.is_new and e.path == names[0]]
+    made = [e for e in events if e.call == "openat" and e.is_new and e.path == opened]
+    made += [e for e in events if e.call in _RENAMES and e.target == opened]
     if made and not _is_synced(events, folder, made[0].end, reply.start):
         yield f"reply {one}: the entry of the segment was not synced"
     moved = [e for e in events if e.call in _RENAMES and e.target == folder]
@@ -222,7 +229,7 @@ def _commits(events: Sequence[Event]) -> list[_Commit]:
 def _uncovered(
     key: tuple[str, int],
     block: str,
-    unlink: Event,
+    taking: Event,
     commits: Sequence[_Commit],
     events: Sequence[Event],
 ) -> Iterator[str]:
@@ -235,21 +242,21 @@ def _uncovered(
             for one in commits
             if one.table == table
             and one.transactions.get(app_id, -1) >= sequence
-            and one.event.end < unlink.start
+            and one.event.end < taking.start
         ]
         if not covering:
-            yield f"segment {app_id}/{sequence}: unlinked before a commit of {table} covers it"
+            yield f"segment {app_id}/{sequence}: taken away before a commit of {table} covers it"
             continue
-        for text in _unsynced(covering[0], unlink, events):
+        for text in _unsynced(covering[0], taking, events):
             yield f"segment {app_id}/{sequence}: {text}"
 
 
-def _unsynced(commit: _Commit, unlink: Event, events: Sequence[Event]) -> Iterator[str]:
+def _unsynced(commit: _Commit, taking: Event, events: Sequence[Event]) -> Iterator[str]:
     link = commit.event
     for path in (link.target, str(PurePosixPath(link.target).parent)):
-        if not _is_synced(events, path, link.end, unlink.start):
-            yield f"{path} was not synced between the commit and the unlinking"
-    yield from _unled(link.target, unlink.start, events)
+        if not _is_synced(events, path, link.end, taking.start):
+            yield f"{path} was not synced between the commit and the taking away"
+    yield from _unled(link.target, taking.start, events)
 
 
 def _unled(path: str, before: int, events: Sequence[Event]) -> Iterator[str]:

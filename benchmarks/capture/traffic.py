@@ -100,6 +100,6 @@ def _later(one: exchanges.Exchange, time_us: int) -> exchanges.Exchange:
 
 def table(group: list[exchanges.Exchange]) -> pa.Table:
     """The same as Arrow, with the columns and plain types of the payload table."""
-    whole = encoding.encode(TABLE, "payload", group)
+    whole = blocks.signed(encoding.encode(TABLE, "payload", group))
     decoded = decoding.decode(whole, blocks.recover(whole).blocks)
     return decoded.cast(rows.PAYLOAD_SCHEMA).combine_chunks()

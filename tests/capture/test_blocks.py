@@ -73,12 +73,17 @@ def some(one_row: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 
 PAYLOAD_GROUPS = st.tuples(TABLES, st.just("payload"), some(PAYLOADS))
+TABLE, LABEL = "c.s.t_labels", rows.Label(1, "a", None, 0, "1", 1, 1, None)
 LABEL_GROUPS = st.tuples(TABLES, st.just("labels"), some(LABELS))
 GROUPS = st.lists(PAYLOAD_GROUPS | LABEL_GROUPS, min_size=1, max_size=6)
 
 
 def encoded(groups: list[tuple[str, str, list[Any]]]) -> list[bytes]:
-    return [encoding.encode(table, kind, group) for table, kind, group in groups]
+    return [block(table, kind, group) for table, kind, group in groups]
+
+
+def block(table: str, kind: str, group: list[Any], seed: int = 0) -> bytes:
+    return blocks.signed(encoding.encode(table, kind, group), seed)
 
 
 def plain_type(field: pa.DataType) -> pa.DataType:
@@ -154,19 +159,19 @@ def test_a_changed_byte_is_found_and_ends_the_segment_before_its_block(
 
 @given(sequence=st.integers(0, 2**63), app_id=st.uuids())
 def test_a_segment_header_says_whose_it_is(sequence: int, app_id: UUID) -> None:
-    text = blocks.segment_header(app_id, sequence)
+    text, seed = blocks.segment_header(app_id, sequence)
     assert len(text) == blocks.HEADER_BYTES
-    assert blocks.read_header(text) == (app_id, sequence)
+    assert blocks.read_header(text) == (app_id, sequence, seed)
 
 
 @given(cut=st.integers(0, blocks.HEADER_BYTES - 1))
 def test_a_cut_segment_header_is_refused(cut: int) -> None:
     with pytest.raises(blocks.NotASegment):
-        blocks.read_header(blocks.segment_header(uuid4(), 1)[:cut])
+        blocks.read_header(blocks.segment_header(uuid4(), 1)[0][:cut])
 
 
 def test_a_segment_of_other_columns_is_refused_as_foreign() -> None:
-    head = bytearray(blocks.segment_header(uuid4(), 1)[:-4])
+    head = bytearray(blocks.segment_header(uuid4(), 1)[0][:-4])
     head[36] ^= 1  # first byte of the schema hash
     with pytest.raises(blocks.ForeignSegment):
         blocks.read_header(bytes(head) + zlib.crc32(head).to_bytes(4, "little"))
@@ -175,7 +180,31 @@ def test_a_segment_of_other_columns_is_refused_as_foreign() -> None:
 @pytest.mark.parametrize("version", blocks.READABLE_VERSIONS)
 def test_segments_that_the_version_before_left_are_read(version: int) -> None:
     app_id = uuid4()
-    assert blocks.read_header(of_version(version, app_id)) == (app_id, 1)
+    header = of_version(version, app_id)
+    seed = blocks.read_header(header).seed
+    assert bool(seed) == (version == blocks.FORMAT_VERSION)
+    known, found = blocks.read_segment(header + block(TABLE, "labels", [LABEL], seed))
+    assert known == (app_id, 1, seed)
+    assert [one.rows for one in found.blocks] == [1]
+
+
+def test_a_block_of_another_segment_is_none() -> None:
+    """What a file held before lies behind what was written over it."""
+    app_id = uuid4()
+    segments = []
+    for sequence in (1, 2):
+        header, seed = blocks.segment_header(app_id, sequence)
+        label = LABEL._replace(databricks_request_id=str(sequence))
+        segments.append(header + block(TABLE, "labels", [label], seed) * 3)
+    before, after = segments
+    for kept in (
+        after[: -len(after) // 3],
+        after[: blocks.HEADER_BYTES],
+        after[: blocks.HEADER_BYTES + 4],
+    ):
+        data = kept + before[len(kept) :]
+        whole = blocks.read_segment(kept)[1]
+        assert blocks.read_segment(data)[1] == whole
 
 
 @pytest.mark.parametrize("version", [1, blocks.FORMAT_VERSION + 1])
@@ -186,6 +215,6 @@ def test_a_segment_of_an_unknown_format_is_refused_as_foreign(version: int) -> N
 
 def of_version(version: int, app_id: UUID) -> bytes:
     """A segment header that is whole, and says that it is of this format."""
-    head = bytearray(blocks.segment_header(app_id, 1)[:-4])
+    head = bytearray(blocks.segment_header(app_id, 1)[0][:-4])
     head[8:12] = version.to_bytes(4, "little")
     return bytes(head) + zlib.crc32(head).to_bytes(4, "little")

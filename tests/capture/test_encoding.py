@@ -19,7 +19,7 @@ def payload(request_id: str, **other: Any) -> rows.Payload:
 
 def column(name: str, group: list[rows.Payload]) -> list[Any]:
     """A column of a group that was encoded and read back."""
-    data = encoding.encode("t", "payload", group)
+    data = blocks.signed(encoding.encode("t", "payload", group))
     return decoding.decode(data, blocks.recover(data).blocks)[name].to_pylist()
 
 
@@ -49,5 +49,5 @@ def test_a_text_that_some_rows_have_in_common_is_only_theirs() -> None:
 @pytest.mark.parametrize("count", [1, 3, MANY])
 def test_a_block_ends_where_it_says(count: int) -> None:
     group = [payload(str(n), usage_context={"team": str(n)}) for n in range(count)]
-    whole = encoding.encode("c.s.t", "payload", group)
+    whole = blocks.signed(encoding.encode("c.s.t", "payload", group))
     assert blocks.recover(whole).end == len(whole)

@@ -107,6 +107,11 @@ def as_arrow(group: list[rows.Payload]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=rows.PAYLOAD_SCHEMA)
 
 
+def encode(group: list[Any]) -> bytes:
+    """A whole block of exchanges, or of rows."""
+    return blocks.signed(encoding.encode("c.s.t", "payload", group))
+
+
 def decoded(data: bytes) -> pa.Table:
     found = decoding.decode(data, blocks.recover(data).blocks)
     found.validate(full=True)
@@ -115,23 +120,21 @@ def decoded(data: bytes) -> pa.Table:
 
 @given(groups=st.lists(EXCHANGES, min_size=1, max_size=3))
 def test_each_exchange_becomes_its_row(groups: list[Any]) -> None:
-    data = b"".join(
-        encoding.encode("c.s.t", "payload", [logged(*one) for one in group]) for group in groups
-    )
+    data = b"".join(encode([logged(*one) for one in group]) for group in groups)
     assert decoded(data) == as_arrow([row(*one) for group in groups for one in group])
 
 
 @given(before=EXCHANGES, after=EXCHANGES)
 def test_exchanges_and_rows_may_lie_in_one_segment(before: list[Any], after: list[Any]) -> None:
     expected = [row(*one) for one in before + after]
-    first = encoding.encode("c.s.t", "payload", [logged(*one) for one in before])
-    data = first + encoding.encode("c.s.t", "payload", expected[len(before) :])
+    first = encode([logged(*one) for one in before])
+    data = first + encode(expected[len(before) :])
     assert decoded(data) == as_arrow(expected)
 
 
 @given(group=EXCHANGES, data=st.data())
 def test_a_torn_block_of_exchanges_is_none(group: list[Any], data: st.DataObject) -> None:
-    whole = encoding.encode("c.s.t", "payload", [logged(*one) for one in group])
+    whole = encode([logged(*one) for one in group])
     cut = data.draw(st.integers(0, len(whole) - 1))
     assert blocks.recover(whole[:cut]).blocks == []
     place = data.draw(st.integers(0, len(whole) - 1))
@@ -156,7 +159,7 @@ def test_what_no_text_can_hold_costs_a_character_not_the_row(count: int) -> None
         client_request_id="a\ud800",
         looked_up=b"\xff",
     )
-    found = decoded(encoding.encode("c.s.t", "payload", [one] * count))
+    found = decoded(encode([one] * count))
     assert found["requester"].to_pylist() == ["?"] * count
     assert found["client_request_id"].to_pylist() == ["a?"] * count
     assert found["looked_up"].to_pylist() == ["\ufffd"] * count
@@ -165,7 +168,7 @@ def test_what_no_text_can_hold_costs_a_character_not_the_row(count: int) -> None
 @given(group=EXCHANGES)
 def test_rows_keep_nothing_of_the_bytes_that_they_came_from(group: list[Any]) -> None:
     """The committer reads the next segment into the same memory."""
-    room = bytearray(encoding.encode("c.s.t", "payload", [logged(*one) for one in group]))
+    room = bytearray(encode([logged(*one) for one in group]))
     found = decoding.decode(pa.py_buffer(room), blocks.recover(room).blocks)
     before = found.to_pylist()
     memoryview(room)[:] = bytes(len(room))

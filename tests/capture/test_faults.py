@@ -26,6 +26,7 @@ def faults() -> Iterator[Any]:
         "a row that is kept in memory only",
         "no check of the transaction",
         "no check of the checksum",
+        "blocks signed alike",
         "a reply before the append",
     ],
 )

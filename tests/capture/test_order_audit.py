@@ -91,6 +91,23 @@ def test_a_reply_that_leaves_before_its_bytes_are_on_disk_is_found(
     assert told in violation and ID in violation
 
 
+@pytest.mark.parametrize("is_spare", [False, True])
+def test_a_segment_that_is_made_a_spare_file_is_taken_away(
+    order_audit: Any, is_spare: bool
+) -> None:
+    last = f'3 rename("{SEGMENT}-90.seg", "/d/wal/spare/{APP}-{1:020}-90") = 0'
+    opened = GATEWAY[2]
+    if is_spare:  # and the segment was written over one
+        opened = f'1 rename("/d/wal/spare/x", "{SEGMENT}.open") = 0'
+    gateway = [GATEWAY[0], GATEWAY[1], opened, *GATEWAY[3:]]
+    committer = [*COMMITTER[:-1], last]
+    assert audited(order_audit, gateway, committer) == order_audit.Audit(1, 1, ())
+    late = [last, *COMMITTER[:-1]]
+    assert any("before a commit" in told for told in audited(order_audit, gateway, late).violations)
+    (violation,) = audited(order_audit, moved(gateway, "fsync(10", 9), committer).violations
+    assert "entry of the segment" in violation
+
+
 def test_a_sync_that_began_before_the_block_was_written_does_not_count(order_audit: Any) -> None:
     early = moved(GATEWAY, "fdatasync(9", 2)
     (violation,) = audited(order_audit, early, COMMITTER).violations

@@ -60,7 +60,7 @@ def payload(name: str, request: str = "{}") -> rows.Payload:
 
 def ids_in(path: Path) -> list[str]:
     data = path.read_bytes()
-    found = blocks.recover(data, blocks.HEADER_BYTES).blocks
+    found = blocks.read_segment(data)[1].blocks
     return decoding.decode(data, found)["databricks_request_id"].to_pylist() if found else []
 
 
@@ -116,7 +116,7 @@ def test_a_segment_says_whose_it_is(settings: Settings, log: wal.Log) -> None:
     log.append(TABLE, "payload", [payload("a")])
     log.close()
     (segment,) = wal_files.sealed(settings.wal_dir)
-    assert blocks.read_header(segment.path.read_bytes()) == (segment.app_id, segment.sequence)
+    assert blocks.read_header(segment.path.read_bytes())[:2] == (segment.app_id, segment.sequence)
 
 
 def test_a_segment_is_sealed_by_age(settings: Settings, log: wal.Log) -> None:
@@ -163,7 +163,7 @@ def test_several_tables_and_kinds_share_a_segment(settings: Settings, log: wal.L
     log.append("main.default.model_labels", "labels", [label("b")])
     log.close()
     (segment,) = wal_files.sealed(settings.wal_dir)
-    found = blocks.recover(segment.path.read_bytes(), blocks.HEADER_BYTES).blocks
+    found = blocks.read_segment(segment.path.read_bytes())[1].blocks
     assert [(block.table, block.kind) for block in found] == [
         (TABLE, "payload"),
         ("main.default.model_labels", "labels"),
@@ -183,7 +183,7 @@ class Disk:
         self.asked: list[str] = []
 
     def sync(self, descriptor: int) -> None:
-        self.asked.append(Path(f"/proc/self/fd/{descriptor}").readlink().stem)
+        self.asked.append(Path(f"/proc/self/fd/{descriptor}").readlink().stem.partition("-")[0])
         if self.failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         os.fdatasync(descriptor)
@@ -260,7 +260,7 @@ def test_a_write_that_fell_short_is_cut_back_and_refused(settings: Settings, log
         log.append(TABLE, "payload", [payload("b")])
     assert recorded(settings.wal_dir) == ["a"]
     (segment,) = wal_files.sealed(settings.wal_dir)
-    assert blocks.recover(segment.path.read_bytes(), 64).end == segment.path.stat().st_size
+    assert blocks.read_segment(segment.path.read_bytes())[1].end == segment.path.stat().st_size
     log.append(TABLE, "payload", [payload("c")])
     log.close()
     assert recorded(settings.wal_dir) == ["a", "c"]
@@ -325,6 +325,88 @@ def test_by_policy_requests_are_served_unlogged_and_counted(settings: Settings) 
     with pytest.raises(errors.LogFull):
         log.append("main.default.model_labels", "labels", [label("c")])
     log.close()
+
+
+def recycled(settings: Settings) -> list[int]:
+    """Inodes of the sealed segments, whose rows are taken and whose files are spare now."""
+    found = []
+    for segment in wal_files.sealed(settings.wal_dir):
+        found.append(segment.path.stat().st_ino)
+        wal_files.recycle(settings.wal_dir, segment.path)
+    return found
+
+
+def test_a_file_is_written_again_and_holds_only_what_was_written_last(settings: Settings) -> None:
+    for names in ("abc", "d", "ef"):
+        log = wal.Log(settings.wal_dir, settings)
+        for name in names:
+            log.append(TABLE, "payload", [payload(name, request="x" * 5000)])
+        log.close()
+        assert recorded(settings.wal_dir) == list(names)
+        (segment,) = wal_files.sealed(settings.wal_dir)
+        assert segment.size is not None
+        file = segment.path.stat()
+        if names == "abc":
+            first, size = file.st_ino, segment.size
+        else:
+            assert (file.st_ino, file.st_size) == (first, size)
+            assert segment.size < size
+        assert wal_files.waiting_bytes(settings) == segment.size
+        recycled(settings)
+        assert wal_files.waiting_bytes(settings) == 0
+
+
+def test_what_a_killed_writer_wrote_over_a_spare_file_is_all_there_is(settings: Settings) -> None:
+    log = wal.Log(settings.wal_dir, settings)
+    log.append(TABLE, "payload", [payload(name, request="x" * 5000) for name in "xyz"])
+    log.close()
+    (inode,) = recycled(settings)
+    wal_files.adopt_dead(settings.wal_dir)
+    killed_writer(settings, seal_bytes=1 << 20)
+    (path,) = open_files(settings.wal_dir)
+    assert path.stat().st_ino == inode
+    wal_files.adopt_dead(settings.wal_dir)
+    assert recorded(settings.wal_dir) == ["a", "b", "c"]
+
+
+def test_a_spare_file_whose_new_life_had_not_begun_is_no_segment(settings: Settings) -> None:
+    log = wal.Log(settings.wal_dir, settings)
+    log.append(TABLE, "payload", [payload("x")])
+    log.close()
+    recycled(settings)
+    (folder,) = wal_files.incarnations(settings.wal_dir)
+    assert wal_files.take_spare(settings.wal_dir, folder / wal_files.open_name(2))
+    wal_files.adopt_dead(settings.wal_dir)
+    assert wal_files.incarnations(settings.wal_dir) == []
+
+
+def test_so_many_files_are_kept_to_be_written_again(settings: Settings) -> None:
+    log = wal.Log(settings.wal_dir, settings.model_copy(update={"wal_seal_bytes": 100}))
+    for _ in range(wal_files.MOST_SPARES + 3):
+        log.append(TABLE, "payload", [payload("a")])
+    assert len(recycled(settings)) == wal_files.MOST_SPARES + 3
+    spares = list((settings.wal_dir / wal_files.SPARES).iterdir())
+    assert len(spares) == wal_files.MOST_SPARES
+    assert wal_files.drop_spares(settings.wal_dir)
+    assert not wal_files.drop_spares(settings.wal_dir)
+    assert not wal_files.take_spare(settings.wal_dir, settings.wal_dir / "x")
+    log.append(TABLE, "payload", [payload("b")])
+    log.close()
+    assert recorded(settings.wal_dir) == ["b"]
+
+
+def test_a_write_over_a_spare_file_that_fell_short_is_cut_back(settings: Settings) -> None:
+    log = wal.Log(settings.wal_dir, settings)
+    log.append(TABLE, "payload", [payload("x", request="x" * 5000)])
+    log.close()
+    recycled(settings)
+    log = wal.Log(settings.wal_dir, settings)
+    log.append(TABLE, "payload", [payload("a")])
+    with files_end_at(3000), pytest.raises(errors.LogFull):
+        log.append(TABLE, "payload", [payload("b", request="x" * 5000)])
+    log.append(TABLE, "payload", [payload("c")])
+    log.close()
+    assert recorded(settings.wal_dir) == ["a", "c"]
 
 
 def test_segments_of_a_living_writer_are_left_alone(settings: Settings, log: wal.Log) -> None:
@@ -395,7 +477,7 @@ def test_a_dead_writers_segment_without_a_whole_header_is_no_segment(settings: S
 def test_no_segment_is_offered_above_one_that_is_still_open(settings: Settings) -> None:
     killed_writer(settings, seal_bytes=100)
     second = sorted(settings.wal_dir.glob("*/*.seg"))[1]
-    second.rename(second.with_suffix(".open"))
+    second.rename(second.with_name(wal_files.open_name(2)))
     assert recorded(settings.wal_dir) == ["a"]
 
 

@@ -250,7 +250,7 @@ class Gateway:
         for path in sorted(self.settings.wal_dir.glob("*/*.*")):
             if path.suffix in (".seg", ".open"):
                 data = path.read_bytes()
-                found = blocks.recover(data, blocks.HEADER_BYTES).blocks
+                found = blocks.read_segment(data)[1].blocks
                 mine = [one for one in found if one.table == table]
                 if mine:
                     tables.append(decoding.decode(data, mine))

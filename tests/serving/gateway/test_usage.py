@@ -32,9 +32,7 @@ def _used(gateway, name):
     for path in gateway.settings.wal_dir.glob("*/*.*"):
         if path.suffix in (".seg", ".open"):
             data = path.read_bytes()
-            mine = [
-                b for b in blocks.recover(data, blocks.HEADER_BYTES).blocks if b.kind == "usage"
-            ]
+            mine = [b for b in blocks.read_segment(data)[1].blocks if b.kind == "usage"]
             assert {block.table for block in mine} <= {rows.USAGE_TABLE}
             if mine:
                 found |= {

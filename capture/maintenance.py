@@ -43,6 +43,9 @@ log = logline.logger(__name__)
 
 NICENESS = 10
 PUBLISH_SECONDS = 1.0
+# Unpacking rests this many times as long as it worked: few large pieces cost requests less than
+# many small ones, and at most a fifth of a core.
+REST_SHARE, LONGEST_REST_SECONDS = 4.0, 5.0
 LOOK_SECONDS = 5.0
 UPKEEP_SECONDS = 3600.0  # for tables without news: closed days, vacuum
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
@@ -215,6 +218,7 @@ class Keeper:
         self._settings = settings
         self._attempts = Attempts()
         self._behind: set[str] = set()
+        self._rest_until: dict[str, float] = {}
         self._publish_at = self._look_at = 0.0
         self._begun_at = time.monotonic()
         self._kept_at: dict[str, float] = {}
@@ -236,8 +240,8 @@ class Keeper:
         """Unpack, publish, look after tables: what is due."""
         self._behind |= {name for name, kind in told.items() if kind == "payload"}
         for name in sorted(self._behind):
-            if self._attempts.run(f"unpack {name}", partial(unpack.follow, self._settings, name)):
-                self._behind.discard(name)
+            if time.monotonic() >= self._rest_until.get(name, 0.0):
+                self._unpack(name)
         now = time.monotonic()
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_SECONDS
@@ -252,6 +256,19 @@ class Keeper:
             known = {name: names.table_name(name) for name in told}
             root = self._settings.tables_root
             self._look({name: Path(names.table_path(root, known[name])) for name in told})
+
+    def pause_seconds(self) -> float:
+        """How long there is nothing to do, if nothing is told."""
+        now = time.monotonic()
+        rests = [self._rest_until.get(name, now) - now for name in self._behind]
+        return min([PUBLISH_SECONDS, *(rest for rest in rests if rest > 0)])
+
+    def _unpack(self, name: str) -> None:
+        start = time.monotonic()
+        if self._attempts.run(f"unpack {name}", partial(unpack.follow, self._settings, name)):
+            self._behind.discard(name)
+        end = time.monotonic()
+        self._rest_until[name] = end + min((end - start) * REST_SHARE, LONGEST_REST_SECONDS)
 
     def _read_wishes(self) -> None:
         with database.reading(self._engine) as connection:
@@ -326,7 +343,7 @@ def main() -> None:
         keeper = Keeper(settings)
         keeper.begin()
         while True:
-            keeper.turn(inbox.take(PUBLISH_SECONDS))
+            keeper.turn(inbox.take(keeper.pause_seconds()))
     finally:
         os.close(lock)
 

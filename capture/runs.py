@@ -1,8 +1,7 @@
 """Runs of bytes gathered from many blocks, and Arrow arrays made of them. Pure.
 
-A block's columns lie one after another, and so do the blocks of a segment: its bytes are an array
-of runs, and a column is the same run of every block. Arrow gathers those in one call, whatever is
-in them; numpy does the rest. Nothing is done per row or per block.
+A block's columns lie one after another: a column is the same run of every block, joined. numpy does
+the rest. Nothing is done per row.
 """
 
 from collections.abc import Sequence
@@ -12,39 +11,22 @@ import pyarrow as pa
 
 from capture import blocks
 
-LONG_BYTES = 512  # from here on to join runs one by one costs less than Arrow's taking
-
 
 class Runs:
     """Runs of bytes that lie one after another in each of several blocks. lengths: shape (blocks,
     runs), in bytes; starts: shape (blocks,), where the first run of each block begins."""
 
     def __init__(self, data: pa.Buffer, starts: np.ndarray, lengths: np.ndarray) -> None:
-        count, runs = lengths.shape
-        offsets = np.empty((count, runs + 1), np.int64)
-        offsets[:, 0] = starts
-        np.cumsum(lengths, axis=1, out=offsets[:, 1:])
-        offsets[:, 1:] += starts[:, None]
-        # What lies between two blocks becomes a run that nobody asks for.
-        buffers = [None, pa.py_buffer(offsets), data]
-        self._all = pa.Array.from_buffers(pa.large_binary(), offsets.size - 1, buffers)
-        self._first = np.arange(count) * (runs + 1)
-        self._data, self._offsets = memoryview(data), offsets
+        self._data = memoryview(data)
+        self._ends = starts[:, None] + np.cumsum(lengths, axis=1)
+        self._starts = self._ends - lengths
 
     def column(self, run: int) -> pa.Buffer:
         """A run of all blocks, joined."""
-        starts, ends = self._offsets[:, run], self._offsets[:, run + 1]
-        size = int((ends - starts).sum())
-        if size < LONG_BYTES * len(starts):
-            return self._all.take(places(self._first + run)).buffers()[2]
-        places_of = zip(starts.tolist(), ends.tolist(), strict=True)
-        return pa.py_buffer(b"".join([self._data[start:end] for start, end in places_of]))
-
-
-def places(indices: np.ndarray) -> pa.Array:
-    """64-bit integers as Arrow has them."""
-    # Not `pa.array`, which imports pandas to see whether the argument is of it.
-    return pa.Array.from_buffers(pa.int64(), len(indices), [None, pa.py_buffer(indices)])
+        places = zip(self._starts[:, run].tolist(), self._ends[:, run].tolist(), strict=True)
+        # Arrow's `take` needs no Python for each of them, and costs several times as much.
+        pieces = [self._data[start:end] for start, end in places if end > start]
+        return pa.py_buffer(b"".join(pieces))
 
 
 def bitmap(known: np.ndarray) -> pa.Buffer | None:

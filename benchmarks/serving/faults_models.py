@@ -188,7 +188,7 @@ def prints(house: House, mib: int = 1024, most_mib: int = 100) -> list[Figure]:
     ]
 
 
-def prints_at_once(house: House, mib: int = 1024) -> list[Figure]:
+def prints_at_once(house: House, mib: int = 1024, most_mib: int = 100) -> list[Figure]:
     """All of it in one call."""
     house.create("shouting", entity(WILD))
     logs = house.settings.logs_dir
@@ -202,7 +202,7 @@ def prints_at_once(house: House, mib: int = 1024) -> list[Figure]:
         kept = size()
     return [
         Figure("failed", failed(answers), most=0),
-        clocked("logs at most, MiB", written.most / MIB, most=mib / 2),
+        clocked("logs at most, MiB", written.most / MIB, most=most_mib),
         Figure("logs in the end, MiB", kept / MIB, most=16),
         *_beside(beside),
     ]

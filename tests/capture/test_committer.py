@@ -77,6 +77,20 @@ def test_sealed_rows_become_visible_and_their_segment_goes(settings: Settings) -
     assert segments(settings) == []
 
 
+def test_the_file_of_a_committed_segment_is_spare_for_a_while(settings: Settings) -> None:
+    clock = Clock()
+    one = committer.Committer(settings, monotonic=clock)
+    write(settings, (TABLE, "payload", [payload("a")]))
+    one.turn()
+    (spare,) = (settings.wal_dir / wal_files.SPARES).iterdir()
+    clock.now += committer.SPARE_SECONDS - 1
+    one.turn()
+    assert spare.exists()
+    clock.now += 2
+    one.turn()
+    assert not spare.exists()
+
+
 def test_nothing_sealed_is_nothing_done(settings: Settings) -> None:
     assert committer.Committer(settings).turn() == []
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capture import delta, delta_history, delta_log, errors, rows
+from capture import data_files, delta, delta_history, delta_log, errors, rows
 from capture.settings import Settings
 
 DAY_US = 86_400_000_000
@@ -398,3 +398,35 @@ def test_a_new_checkpoint_is_taken_up_by_a_living_handle(three_commits: delta.Ta
     assert three_commits.append(arrow(payload("c")), "app", 3) is None
     assert three_commits.append(arrow(payload("d")), "app", 4) == 4
     assert three_commits.rows == 4
+
+
+def many(count: int) -> pa.Table:
+    """Rows of one day, a microsecond after one another."""
+    (one,) = arrow(payload("a")).to_batches()
+    rows_ = pa.Table.from_batches([one] * count)
+    times = pa.array(range(20_000 * DAY_US, 20_000 * DAY_US + count), pa.int64())
+    place = rows_.schema.get_field_index("request_time")
+    return rows_.set_column(
+        place, rows_.schema.field(place), times.cast(rows_.schema.field(place).type)
+    )
+
+
+def test_a_backlog_is_written_by_several_threads_in_order_of_time(table: delta.Table) -> None:
+    count = delta.WRITERS * data_files.LEAST_PIECE_ROWS + 1
+    table.append(many(count), "app", 1)
+    files = sorted(
+        (pq.read_table(path, columns=["request_time"])["request_time"].combine_chunks() for path
+         in table.path.glob("*/*.parquet")), key=lambda times: times[0].as_py(),
+    )  # fmt: skip
+    assert len(files) == delta.WRITERS
+    together = pa.chunked_array(files).cast(pa.int64()).to_pylist()
+    assert together == list(range(20_000 * DAY_US, 20_000 * DAY_US + count))
+    assert table.rows == count
+
+
+def test_of_several_files_none_is_left_if_one_cannot_be_written(table: delta.Table) -> None:
+    found = many(10).drop_columns(["request_date"])
+    parts = [({"request_date": date}, found) for date in ("2024-10-04", "no/word", "2024-10-05")]
+    with pytest.raises(errors.InvalidParameter, match="no/word"):
+        data_files.write_files(table.path, table.layout, parts, 2)
+    assert list(table.path.glob("*/*.parquet")) == []

@@ -11,7 +11,7 @@ from capture import database, delta, maintenance, upkeep
 from capture.settings import Settings
 from tests.capture import shop
 
-NAME = "main.default.model_payload"
+NAME, UNPACKED = "main.default.model_payload", "model_unpacked"
 
 
 def known(engine: sa.Engine) -> upkeep.Upkeep:
@@ -64,6 +64,31 @@ def test_the_child_does_what_was_asked_and_says_so(
     assert not known(state).is_waiting
     assert done is not None and done["dropped_files"] == 1
     assert len(deltalake.DeltaTable(table.path).file_uris()) == 1
+
+
+def test_unpacking_rests_after_it_worked_and_goes_on_then(
+    settings: Settings, state: sa.Engine, table: delta.Table
+) -> None:
+    def append(number: int, count: int = 1) -> None:
+        at = datetime.now(UTC)
+        row = shop.payload(number, request_date=at.date(), request_time=at)
+        table.append(pa.Table.from_pylist([row] * count, schema=table.schema), "app", number + 1)
+        keeper.turn({NAME: "payload"})
+
+    def unpacked() -> int:
+        return len(deltalake.DeltaTable(table.path.with_name(UNPACKED)).to_pyarrow_table())
+
+    keeper = maintenance.Keeper(settings)
+    append(0, 20_000)
+    assert unpacked() == 20_000
+    append(1)  # which takes less than the rest after so many
+    assert unpacked() == 20_000
+    assert 0 < keeper.pause_seconds() <= maintenance.PUBLISH_SECONDS
+    deadline = time.monotonic() + maintenance.LONGEST_REST_SECONDS + 1
+    while unpacked() == 20_000 and time.monotonic() < deadline:
+        time.sleep(keeper.pause_seconds())
+        keeper.turn({})
+    assert unpacked() == 20_001
 
 
 def test_an_upkeep_that_fails_is_told_to_who_asked(

@@ -44,8 +44,8 @@ log = logline.logger(__name__)
 NICENESS = 10
 PUBLISH_SECONDS = 1.0
 # Unpacking rests this many times as long as it worked: few large pieces cost requests less than
-# many small ones, and at most a fifth of a core.
-REST_SHARE, LONGEST_REST_SECONDS = 4.0, 5.0
+# many small ones. Not for long, for refreshes of monitors wait for it.
+REST_SHARE, LONGEST_REST_SECONDS = 4.0, 1.0
 LOOK_SECONDS = 5.0
 UPKEEP_SECONDS = 3600.0  # for tables without news: closed days, vacuum
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0

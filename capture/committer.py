@@ -157,7 +157,7 @@ class Committer:
             self._left.pop(path, None)
         for path in present - self._sizes.keys():
             with suppress(FileNotFoundError):
-                self._sizes[path] = wal_files.content_bytes(path) or path.stat().st_size
+                self._sizes[path] = wal_files.segment_bytes(path)
         self._status_changed = True
 
     def _commit_next(self, segments: list[wal_files.Sealed], now: float) -> list[Committed]:
@@ -190,7 +190,7 @@ class Committer:
             if read and (size >= self._batch_bytes or count >= self._limits.batch_rows):
                 break
             try:
-                data = memory.content(segment.path, segment.size)
+                data = memory.content(segment.path)
             except FileNotFoundError:
                 continue  # refused since it was listed
             except OSError as error:
@@ -215,8 +215,7 @@ class Committer:
         if header[:2] != (segment.app_id, segment.sequence):
             self._refuse(segment, "Its header names another incarnation or sequence.")
             return None
-        dropped = (data.size if segment.size is None else segment.size) - recovered.end
-        if dropped:
+        if dropped := wal_files.segment_bytes(segment.path) - recovered.end:
             log.warning("torn_tail", segment=segment.path.name, dropped_bytes=dropped)
         return recovered.blocks
 
@@ -386,11 +385,10 @@ class _Memory:
     def __init__(self) -> None:
         self._room = bytearray()
 
-    def content(self, path: Path, most: int | None) -> pa.Buffer:
-        """The first bytes of a file, at most so many, until the next is asked for."""
+    def content(self, path: Path) -> pa.Buffer:
+        """Bytes of a segment, until the next is asked for."""
         with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            size = size if most is None else min(size, most)
+            size = min(os.fstat(file.fileno()).st_size, wal_files.segment_bytes(path))
             if len(self._room) < size:
                 self._room = bytearray(size + size // 8)
             view, done = memoryview(self._room)[:size], 0

@@ -185,9 +185,9 @@ def write_files(
         return [write_file(path, layout, *parts[0])]
     with ThreadPoolExecutor(threads) as pool:
         written = [pool.submit(write_file, path, layout, *part) for part in parts]
-    failed = [one.exception() for one in written if one.exception() is not None]
-    added = [one.result() for one in written if one.exception() is None]
-    if failed and failed[0] is not None:
+    failed = [error for one in written if (error := one.exception())]
+    added = [one.result() for one in written if not one.exception()]
+    if failed:
         for add in added:
             (path / add.path).unlink(missing_ok=True)
         raise failed[0]

@@ -392,7 +392,7 @@ class Log:
             opened = [folder / wal_files.open_name(sequence) for sequence in unsealed]
             for path in (*segments.values(), *opened):
                 with suppress(FileNotFoundError):  # taken by the committer meanwhile
-                    size = wal_files.content_bytes(path) or path.stat().st_size
+                    size = wal_files.segment_bytes(path)
                     self._left.append(
                         _Waiting(path.with_suffix(".seg"), path.with_suffix(".open"), size)
                     )

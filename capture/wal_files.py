@@ -28,12 +28,11 @@ log = logline.logger(__name__)
 
 
 class Sealed(NamedTuple):
-    """A segment that may be committed. size: how much of the file is it; None: all of it."""
+    """A segment that may be committed."""
 
     app_id: UUID
     sequence: int
     path: Path
-    size: int | None
 
 
 def open_name(sequence: int) -> str:
@@ -46,10 +45,10 @@ def sealed_name(sequence: int, size: int) -> str:
     return f"{sequence:020}-{size}.seg"
 
 
-def content_bytes(path: Path) -> int | None:
-    """How much of a sealed segment's file is the segment, by its name; None: all of it."""
+def segment_bytes(path: Path) -> int:
+    """How many bytes of a file are the segment: as a sealed one's name says, else all of them."""
     size = path.stem.partition("-")[2]
-    return int(size) if size.isdigit() else None
+    return int(size) if size.isdigit() else path.stat().st_size
 
 
 def incarnations(directory: Path) -> list[Path]:
@@ -100,9 +99,7 @@ def sealed(directory: Path) -> list[Sealed]:
         second, unsealed = listed(folder)
         end = min([max(first) + 1, *unsealed])
         app_id = UUID(folder.name)
-        for sequence in sorted(number for number in second if number < end):
-            path = second[sequence]
-            found.append(Sealed(app_id, sequence, path, content_bytes(path)))
+        found += (Sealed(app_id, n, second[n]) for n in sorted(second) if n < end)
     return found
 
 
@@ -243,5 +240,5 @@ def waiting_bytes(settings: Settings) -> int:
         sealed, unsealed = listed(folder)
         for path in (*sealed.values(), *(folder / open_name(sequence) for sequence in unsealed)):
             with suppress(FileNotFoundError):  # it was committed just now
-                found += content_bytes(path) or path.stat().st_size
+                found += segment_bytes(path)
     return found

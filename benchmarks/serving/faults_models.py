@@ -167,38 +167,28 @@ def forks(house: House, children: int = 20) -> list[Figure]:
 
 def prints(house: House, mib: int = 1024, most_mib: int = 100) -> list[Figure]:
     """A model that prints: its log is kept by size, and the server goes on."""
-    house.create("talking", entity(WILD))
-    logs = house.settings.logs_dir
-
-    def size() -> float:
-        return sum(path.stat().st_blocks * 512 for path in logs.rglob("*") if path.is_file())
-
-    with bystander(house) as beside, Watched(size) as written:
-        calls = max(1, mib // 64)
-        answers: list[Answer] = []
-        for _ in range(calls):
-            answers += house.ask("talking", wild(f"print:{mib // calls}"))
-        time.sleep(1.5)  # the last look at the size
-        kept = size()
-    return [
-        Figure("failed", failed(answers), most=0),
-        clocked("logs at most, MiB", written.most / MIB, most=most_mib),
-        Figure("logs in the end, MiB", kept / MIB, most=16),
-        *_beside(beside),
-    ]
+    calls = max(1, mib // 64)
+    return _printed(house, "talking", calls, mib // calls, most_mib)
 
 
 def prints_at_once(house: House, mib: int = 1024, most_mib: int = 100) -> list[Figure]:
     """All of it in one call."""
-    house.create("shouting", entity(WILD))
+    return _printed(house, "shouting", 1, mib, most_mib)
+
+
+def _printed(house: House, name: str, calls: int, mib: int, most_mib: int) -> list[Figure]:
+    """Logs of a model that prints so much in each call."""
+    house.create(name, entity(WILD))
     logs = house.settings.logs_dir
 
     def size() -> float:
         return sum(path.stat().st_blocks * 512 for path in logs.rglob("*") if path.is_file())
 
     with bystander(house) as beside, Watched(size) as written:
-        answers = house.ask("shouting", wild(f"print:{mib}"))
-        time.sleep(1.5)
+        answers: list[Answer] = []
+        for _ in range(calls):
+            answers += house.ask(name, wild(f"print:{mib}"))
+        time.sleep(1.5)  # the last look at the size
         kept = size()
     return [
         Figure("failed", failed(answers), most=0),

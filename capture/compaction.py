@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
-from capture import data_files, delta, delta_log, errors, logline
+from capture import data_files, delta, delta_commits, delta_log, errors, logline
 
 log = logline.logger(__name__)
 
@@ -45,7 +45,7 @@ class DamagedFile(Exception):
 
 def active_files(handle: deltalake.DeltaTable, layout: data_files.Layout) -> list[ActiveFile]:
     """Files of the version that a handle has loaded."""
-    adds = delta.present_files(handle).to_pylist()
+    adds = delta_commits.present_files(handle).to_pylist()
     return [
         ActiveFile(
             add["path"],
@@ -181,5 +181,5 @@ def _take_out(
     ]
     before = handle.version()
     turn = (handle.transaction_version(REMOVALS) or 0) + 1
-    delta.publish(handle, [*removes, *adds], {REMOVALS: turn})
+    delta_commits.publish(handle, [*removes, *adds], {REMOVALS: turn})
     delta_log.sync_commits(path, before)

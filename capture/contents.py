@@ -6,7 +6,7 @@ from typing import Any
 import deltalake
 import pyarrow.compute as pc
 
-from capture import compaction, delta, delta_log, names
+from capture import compaction, delta, delta_commits, delta_log, names
 from capture.settings import Settings
 
 
@@ -22,7 +22,7 @@ def table_contents(settings: Settings, arguments: Mapping[str, Any]) -> dict[str
     if not deltalake.DeltaTable.is_deltatable(str(path)):
         return {"exists": False}
     handle = deltalake.DeltaTable(path)
-    files = delta.present_files(handle)
+    files = delta_commits.present_files(handle)
     counted = files["num_records"] if "num_records" in files.column_names else None
     known = counted is not None and (len(files) == 0 or counted.null_count == 0)
     readable = delta_log.checkpoint_versions(path) or delta_log.commit_versions(path)

@@ -1,17 +1,17 @@
-"""Delta tables on local disk: one handle per table, exactly-once appends, a damaged log mended.
+"""Delta tables on local disk: exactly-once appends, a damaged log mended.
 
 Rules, each of which was paid for:
 
 - delta-rs records app transactions but does not enforce them on a fresh snapshot. So: read the
-  transaction version from a handle, drop what is at or below it, and commit with *that same*
-  handle, which then fails if the transaction moved meanwhile. After any error the handle is
-  forgotten; the next call loads the table and looks again. Nothing is retried blindly.
-- delta-rs syncs nothing. A data file and its folder are synced before the commit, the commit file
-  and `_delta_log` after it; then the commit file is read back, because an empty one would be taken
-  as a commit without rows.
-- A commit costs O(commits since the handle's checkpoint + files in `_delta_log`): with 1,000 of
-  each 220 ms, with neither 6 ms. So a new checkpoint means a new handle, and commits that a
-  checkpoint covers move to `_history`, where `files_since` still finds them.
+  transaction version from what is known of the log's end, drop what is at or below it, and commit
+  right behind *that same* end, or learn what else was put there (delta_commits.py). After any error
+  the end is forgotten; the next call loads the table and looks again. Nothing is retried blindly.
+- delta-rs syncs nothing. A data file and its folder are synced before the commit; the commit file
+  before it has its name, `_delta_log` after it. What is found committed is synced before anybody
+  relies on it.
+- To load a table, or to commit by delta-rs, costs O(commits since the checkpoint + files in
+  `_delta_log`): with 1,000 of each 220 ms, with neither 6 ms. So commits that a checkpoint covers
+  move to `_history`, where `files_since` still finds them.
 - Two removals of one file do not conflict in delta-rs 1.6: two compactions of the same files, its
   own or ours, double their rows. Compaction therefore is an app transaction, too.
 - Tables have protocol 1/2, no column mapping and a pinned schema, so that polars, DuckDB and Spark
@@ -20,17 +20,15 @@ Rules, each of which was paid for:
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import deltalake
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction
 
-from capture import data_files, delta_log, errors, logline, names
+from capture import data_files, delta_commits, delta_log, errors, logline, names
 from capture.settings import Settings
 
 log = logline.logger(__name__)
@@ -53,11 +51,6 @@ HIGH_CARDINALITY = frozenset(
     }
 )
 WRITERS = min(4, os.cpu_count() or 1)  # threads that compress a backlog
-NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-
-
-class CommitVanished(Exception):
-    """A commit returned, but is not in the log, or not whole."""
 
 
 def path_of(settings: Settings, full_name: str) -> Path:
@@ -78,10 +71,7 @@ class Table:
     def __init__(self, path: Path, layout: data_files.Layout) -> None:
         self.path = path
         self.layout = layout
-        self._handle: deltalake.DeltaTable | None = None
-        self._checkpoint_ns = 0
-        self._synced_version = 0
-        self._rows = 0
+        self._head: delta_commits.Head | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -89,24 +79,22 @@ class Table:
 
     @property
     def version(self) -> int:
-        """Version that this handle has seen."""
-        return self._loaded().version()
+        """Newest version that was seen here."""
+        return self._known().version
 
     @property
     def rows(self) -> int:
-        """Rows in the table, as far as this handle has seen."""
-        self._loaded()
-        return self._rows
+        """Rows in the table, as far as seen here."""
+        return self._known().rows
 
     def forget(self) -> None:
         """Load the table anew at the next call."""
-        self._handle = None
+        self._head = None
 
     def transaction_version(self, app_id: str) -> int | None:
         """Newest version that an application has committed; None: nothing yet."""
-        handle = self._loaded()
-        handle.update_incremental()
-        return handle.transaction_version(app_id)
+        self._known().follow()
+        return self._known().transaction_version(app_id)
 
     def append(self, rows: pa.Table, app_id: str, version: int) -> int | None:
         """Append rows as `version` of an application, unless it is there already.
@@ -118,25 +106,21 @@ class Table:
         return self.commit(rows, {app_id: version})
 
     def is_committed(self, app_id: str, version: int) -> bool:
-        """Whether the handle that would commit next knows this version of an application."""
-        seen = self._loaded().transaction_version(app_id)
+        """Whether what a commit would rest on has this version of an application."""
+        seen = self._known().transaction_version(app_id)
         return seen is not None and seen >= version
 
     def commit(self, rows: pa.Table, transactions: Mapping[str, int]) -> int:
         """Append rows that `is_committed` denied for each of these transactions, in one commit."""
         adds: list[AddAction] = []
         try:
-            handle = self._loaded()
-            before = handle.version()
+            head = self._known()
             adds = self._write(rows) if len(rows) else []
-            publish(handle, adds, transactions)
-            commit_version = self._confirmed(handle, before, transactions)
+            return head.append(adds, transactions, self.layout.partition_by, len(rows))
         except BaseException:
             self.forget()
             self._take_back(adds)
             raise
-        self._rows += len(rows)
-        return commit_version
 
     def _take_back(self, adds: list[AddAction]) -> None:
         """Delete files whose commit failed, once the log says that it is not there."""
@@ -144,10 +128,11 @@ class Table:
             return
         try:
             delta_log.mend(self.path)
-            known = set(present_files(deltalake.DeltaTable(self.path))["path"].to_pylist())
+            present = delta_commits.present_files(deltalake.DeltaTable(self.path))
         except (DeltaError, OSError) as error:
             log.warning("files_left_behind", table=self.path.name, error=str(error))
             return
+        known = set(present["path"].to_pylist())
         for add in adds:
             if add.path not in known:
                 (self.path / add.path).unlink(missing_ok=True)
@@ -162,83 +147,18 @@ class Table:
         ]
         return data_files.write_files(self.path, self.layout, parts, WRITERS)
 
-    def _confirmed(
-        self, handle: deltalake.DeltaTable, before: int, transactions: Mapping[str, int]
-    ) -> int:
-        """Version of the commit just made, found in the log, on disk and whole."""
-        handle.update_incremental()
-        ours = None
-        for version in range(min(before, self._synced_version) + 1, handle.version() + 1):
-            # Commits of others below ours are synced as well: a table ends at its first gap.
-            with suppress(FileNotFoundError):
-                delta_log.sync(delta_log.commit_file(self.path, version))
-                found = delta_log.transactions(self.path, version)
-                if version > before and found == dict(transactions):
-                    ours = version
-        delta_log.sync(self.path / "_delta_log")
-        if ours is None:
-            raise CommitVanished(f"No commit above {before} holds these transactions.")
-        self._synced_version = handle.version()
-        return ours
-
-    def _loaded(self) -> deltalake.DeltaTable:
-        # The checkpoint first: what the handle does not know of it yet is only loaded once more.
-        checkpoint_ns = self._checkpoint_time()
-        if self._handle is None or checkpoint_ns != self._checkpoint_ns:
-            if self._handle is None:
-                delta_log.mend(self.path)
-            # Before the load: what others commit meanwhile is synced with our next commit.
-            self._synced_version = delta_log.sync_commits(self.path)
-            self._handle = deltalake.DeltaTable(self.path)
-            self._checkpoint_ns = checkpoint_ns
-            self._rows = _row_count(self._handle)
-        return self._handle
-
-    def _checkpoint_time(self) -> int:
-        try:
-            return (self.path / "_delta_log" / "_last_checkpoint").stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
-
-
-def publish(
-    handle: deltalake.DeltaTable,
-    actions: Sequence[AddAction | RemoveAction],
-    transactions: Mapping[str, int],
-    told: Mapping[str, str] = {},
-) -> None:
-    """One commit of ours, by the handle that told the transactions; whoever calls syncs it.
-
-    It says how many actions it has, so that one that was cut at the end of a line is known as torn.
-    told: more to be said in its information."""
-    known = [deltalake.Transaction(app_id, version) for app_id, version in transactions.items()]
-    count = len(actions) + len(known)
-    handle.create_write_transaction(
-        list(actions),
-        mode="append",
-        schema=handle.schema(),
-        partition_by=handle.metadata().partition_columns,
-        commit_properties=deltalake.CommitProperties(
-            custom_metadata={delta_log.ACTIONS: str(count), **told}, app_transactions=known
-        ),
-        post_commithook_properties=NO_HOOKS,
-    )
-
-
-def present_files(handle: deltalake.DeltaTable) -> pa.Table:
-    """A row per data file of the version that a handle has loaded, with its statistics."""
-    # Not `pa.table`, which imports pandas to see whether the argument is of it.
-    return pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()
+    def _known(self) -> delta_commits.Head:
+        if self._head is None or self._head.is_stale:
+            delta_log.mend(self.path)
+            self._head = delta_commits.Head(self.path)
+            delta_log.sync_commits(self.path)
+        return self._head
 
 
 def partition_of(add: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str | None]:
     """The partition of a row of `present_files`, as the log writes its values."""
     values = {name: add[f"partition.{name}"] for name in columns}
     return {name: None if value is None else str(value) for name, value in values.items()}
-
-
-def _row_count(handle: deltalake.DeltaTable) -> int:
-    return pc.sum(present_files(handle)["num_records"]).as_py() or 0
 
 
 def open_or_create(
@@ -322,7 +242,7 @@ def _widened(path: Path, handle: deltalake.DeltaTable, schema: pa.Schema) -> pa.
         if name not in known
     ]
     if missing:
-        handle.alter.add_columns(missing, post_commithook_properties=NO_HOOKS)
+        handle.alter.add_columns(missing, post_commithook_properties=delta_commits.NO_HOOKS)
         handle.update_incremental()
         delta_log.sync(delta_log.commit_file(path, handle.version()))
         delta_log.sync(path / "_delta_log")

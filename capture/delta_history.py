@@ -4,6 +4,7 @@ Commits that two checkpoints cover move from `_delta_log` to `_history`, a line 
 costs the more the longer the log is (see `delta`). `files_since` finds them in both.
 """
 
+import fcntl
 import json
 import os
 from datetime import UTC, datetime
@@ -119,8 +120,9 @@ def move_to_history(path: Path, keep: int) -> int:
     end = min(checkpoints[-2], versions[-keep])
     taken = [version for version in versions if version < end]
     _write_history(path, taken)
-    for version in taken:
-        delta_log.commit_file(path, version).unlink(missing_ok=True)
+    with delta_log.locked(path, fcntl.LOCK_EX):
+        for version in taken:
+            delta_log.commit_file(path, version).unlink(missing_ok=True)
     for version in checkpoints[:-2]:
         delta_log.checkpoint_file(path, version).unlink(missing_ok=True)
     return len(taken)

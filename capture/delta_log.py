@@ -7,11 +7,13 @@
 - Nothing damaged is deleted: it stays beside its place as `.damaged-<nanoseconds>-<name>`.
 """
 
+import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ ACTIONS = "inferlake.actions"  # in a commit's information: the number of its ot
 RESTORED = "inferlake.restored"
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 _COMMIT = re.compile(r"(\d{20})\.json")
+_STAGED = re.compile(r"\.\d{20}\.json\.\d+")
+STAGED_SECONDS = 60
+
+
+class LogCleaned(Exception):
+    """Commits that were counted on have left the log; load the table anew."""
 
 
 def sync(path: Path) -> None:
@@ -127,6 +135,42 @@ def sync_commits(path: Path, first: int | None = None) -> int:
     return newest
 
 
+def put_commit(path: Path, commit_version: int, text: str) -> bool:
+    """Make a commit of this version, whole and on disk; False if there is one already.
+
+    Raises LogCleaned if the commit below is not there: then what is behind it is not known."""
+    file = commit_file(path, commit_version)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with fresh.open("w") as staged:
+            staged.write(text)
+            staged.flush()
+            os.fsync(staged.fileno())
+        with locked(path, fcntl.LOCK_SH):
+            if not commit_file(path, commit_version - 1).exists():
+                raise LogCleaned(f"Commit {commit_version - 1} has left the log.")
+            os.link(fresh, file)
+    except FileExistsError:
+        return False
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync(file.parent)
+    return True
+
+
+@contextmanager
+def locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a log's lock (`fcntl.LOCK_*`): shared to put a commit, alone to take commits out. What
+    was taken out between a look at the end and a commit there would leave this in a gap, where no
+    reader finds it."""
+    descriptor = os.open(path / "_delta_log", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 # Damage ------------------------------------------------------------------------------------------
 
 
@@ -136,6 +180,7 @@ def mend(path: Path) -> None:
     Last commits that are empty or torn are replaced: their rows still lie in the write-ahead log. A
     torn checkpoint goes, as does a `_last_checkpoint` that names none: the commits tell all.
     """
+    _sweep_staged(path)
     torn = _torn_tail(path)
     for version in torn:
         if 0 in torn:  # the table was never made
@@ -144,6 +189,14 @@ def mend(path: Path) -> None:
             replace_commit(path, version)
     while damaged := damaged_checkpoint(path):
         set_aside(damaged, "checkpoint_set_aside")
+
+
+def _sweep_staged(path: Path) -> None:
+    """Delete commits that were written and, their process killed, never given their name."""
+    for file in (path / "_delta_log").glob(".*.json.*"):
+        with suppress(FileNotFoundError):
+            if _STAGED.fullmatch(file.name) and time.time() - file.stat().st_mtime > STAGED_SECONDS:
+                file.unlink()
 
 
 def _torn_tail(path: Path) -> list[int]:

@@ -26,7 +26,7 @@ import deltalake
 from capture import (
     compaction,
     database,
-    delta,
+    delta_commits,
     delta_history,
     delta_log,
     errors,
@@ -130,7 +130,7 @@ def _vacuum(path: Path, now: datetime, hours: int | None) -> int:
         dry_run=False,
         enforce_retention_duration=hours is None,
         full=full,
-        post_commithook_properties=delta.NO_HOOKS,
+        post_commithook_properties=delta_commits.NO_HOOKS,
     )
     delta_log.sync_commits(path, before)
     (path / delta_history.HISTORY).mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ import deltalake
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
-from capture import data_files, delta, delta_log, logline
+from capture import data_files, delta, delta_commits, delta_log, logline
 
 log = logline.logger(__name__)
 
@@ -92,7 +92,7 @@ def torn_files(path: Path, handle: deltalake.DeltaTable) -> list[Torn]:
     """Files of the version that a handle has loaded which are gone, cut, or no Parquet."""
     found = []
     columns = handle.metadata().partition_columns
-    for add in delta.present_files(handle).to_pylist():
+    for add in delta_commits.present_files(handle).to_pylist():
         file = path / unquote(add["path"])
         is_missing = not file.exists()
         if is_missing or file.stat().st_size != add["size_bytes"] or not delta_log.is_parquet(file):
@@ -110,7 +110,9 @@ def lost_files(path: Path, handle: deltalake.DeltaTable) -> list[Path]:
     configuration = handle.metadata().configuration
     if not was_damaged or configuration.get("delta.appendOnly") != "true":
         return []
-    present = {path / unquote(name) for name in delta.present_files(handle)["path"].to_pylist()}
+    present = {
+        path / unquote(name) for name in delta_commits.present_files(handle)["path"].to_pylist()
+    }
     unnamed = [
         file
         for file in sorted(path.rglob("*.parquet"))
@@ -199,6 +201,6 @@ def _commit(
     told: dict[str, str],
 ) -> None:
     turn = (handle.transaction_version(MENDING) or 0) + 1
-    delta.publish(handle, actions, {MENDING: turn}, told)
+    delta_commits.publish(handle, actions, {MENDING: turn}, told)
     delta_log.sync_commits(path)
     log.warning("table_mended", table=path.name, actions=len(actions))

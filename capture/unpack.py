@@ -27,6 +27,7 @@ from capture import (
     columns,
     database,
     delta,
+    delta_commits,
     delta_history,
     delta_log,
     logline,
@@ -316,7 +317,7 @@ class Unpacker:
     def take_all(self) -> None:
         """Take in what the payload table holds now, less the requests that are known already."""
         payload = deltalake.DeltaTable(self._payload)
-        adds = delta.present_files(payload).select(["path", "num_records"]).to_pylist()
+        adds = delta_commits.present_files(payload).select(["path", "num_records"]).to_pylist()
         files = [
             delta_history.DataFile(
                 self._payload / unquote(add["path"]), 0, {}, add["num_records"], 0

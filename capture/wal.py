@@ -54,7 +54,7 @@ class _Segment:
     once."""
 
     descriptor: int
-    path: Path
+    path: str
     sequence: int
     seed: int
     size: int
@@ -75,16 +75,16 @@ class _Waiting(NamedTuple):
     """A segment that the committer is to take: its name now, or as long as it could not be sealed
     its name before; bytes."""
 
-    sealed_path: Path
-    path: Path
+    sealed_path: str
+    path: str
     size: int
 
     @property
     def is_there(self) -> bool:
-        return self.sealed_path.exists() or self.path.exists()
+        return os.path.exists(self.sealed_path) or os.path.exists(self.path)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Put a folder's entries on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -112,7 +112,7 @@ class Log:
         self._backlog_limit, self._seal_bytes = settings.wal_backlog_bytes, settings.wal_seal_bytes
         self._sync = sync
         self._owner: int | None = None
-        self._folder = directory
+        self._folder = str(directory)  # paths are plain texts here: a Path costs more than its file
         self._app_id = UUID(int=0)
         self._sequence = 0
         self._segment: _Segment | None = None
@@ -243,7 +243,7 @@ class Log:
         if self._owner is None:
             self._begin()
         sequence = self._sequence
-        path = self._folder / wal_files.open_name(sequence)
+        path = f"{self._folder}/{wal_files.open_name(sequence)}"
         wal_files.take_spare(self.directory, path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         head, seed = blocks.segment_header(self._app_id, sequence)
@@ -252,7 +252,7 @@ class Log:
                 raise _disk_full()
         except OSError:
             os.close(descriptor)
-            path.unlink()
+            os.unlink(path)
             raise
         self._sequence += 1
         now = time.monotonic()
@@ -270,7 +270,7 @@ class Log:
         except OSError as error:
             # The line comes second: on a full disk it may not be writable either.
             self._cut_back(segment, segment.size)
-            log.error("write_failed", segment=segment.path.name, error=error.strerror)
+            log.error("write_failed", segment=os.path.basename(segment.path), error=error.strerror)
             raise
         segment.size += len(signed)
         return len(signed)
@@ -309,9 +309,10 @@ class Log:
         if segment is None:
             return
         if segment.size <= blocks.HEADER_BYTES:
-            segment.path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(segment.path)
         else:
-            sealed = self._folder / wal_files.sealed_name(segment.sequence, segment.size)
+            sealed = f"{self._folder}/{wal_files.sealed_name(segment.sequence, segment.size)}"
             waiting = _Waiting(sealed, segment.path, segment.size)
             self._own.append(waiting)
             self._waiting_bytes += segment.size
@@ -320,9 +321,9 @@ class Log:
 
     def _rename(self, waiting: _Waiting, new: bool = False) -> None:
         try:
-            waiting.path.rename(waiting.sealed_path)
+            os.rename(waiting.path, waiting.sealed_path)
         except OSError as error:
-            log.error("seal_failed", segment=waiting.path.name, error=error.strerror)
+            log.error("seal_failed", segment=os.path.basename(waiting.path), error=error.strerror)
             if new:
                 self._unsealed.append(waiting)
             return
@@ -340,11 +341,13 @@ class Log:
             try:
                 self._sync(segment.descriptor)
                 if not segment.entry_synced:
-                    sync_folder(segment.path.parent)
+                    sync_folder(os.path.dirname(segment.path))
                     segment.entry_synced = True
             except OSError as error:
                 segment.sync_failed = True
-                log.error("sync_failed", segment=segment.path.name, error=error.strerror)
+                log.error(
+                    "sync_failed", segment=os.path.basename(segment.path), error=error.strerror
+                )
                 return False
             segment.synced_size, segment.synced_at = size, time.monotonic()
             return True
@@ -381,7 +384,7 @@ class Log:
                 os.close(owner)
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        self._owner, self._folder = owner, self.directory / str(app_id)
+        self._owner, self._folder = owner, str(self.directory / str(app_id))
         self._app_id, self._sequence = app_id, 1
         self._syncer = threading.Thread(target=self._sync_loop, name="log-sync", daemon=True)
         self._syncer.start()
@@ -394,7 +397,9 @@ class Log:
                 with suppress(FileNotFoundError):  # taken by the committer meanwhile
                     size = wal_files.segment_bytes(path)
                     self._left.append(
-                        _Waiting(path.with_suffix(".seg"), path.with_suffix(".open"), size)
+                        _Waiting(
+                            str(path.with_suffix(".seg")), str(path.with_suffix(".open")), size
+                        )
                     )
                     self._waiting_bytes += size
 

@@ -185,11 +185,11 @@ def recycle(directory: Path, segment: Path) -> None:
     segment.unlink(missing_ok=True)
 
 
-def take_spare(directory: Path, target: Path) -> bool:
+def take_spare(directory: str | Path, target: str | Path) -> bool:
     """Have a spare file under another name; False if there is none."""
     for spare in _spares(directory):
         with suppress(FileNotFoundError):  # another gateway was quicker
-            spare.rename(target)
+            os.rename(spare, target)
             return True
     return False
 
@@ -198,13 +198,15 @@ def drop_spares(directory: Path) -> bool:
     """Give the space of all spare files back; False if there was none."""
     found = _spares(directory)
     for spare in found:
-        spare.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(spare)
     return bool(found)
 
 
-def _spares(directory: Path) -> list[Path]:
+def _spares(directory: str | Path) -> list[str]:
+    place = f"{directory}/{SPARES}"
     try:
-        return list((directory / SPARES).iterdir())
+        return [f"{place}/{name}" for name in os.listdir(place)]
     except FileNotFoundError:
         return []
 

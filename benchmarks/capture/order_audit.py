@@ -253,10 +253,22 @@ def _uncovered(
 
 def _unsynced(commit: _Commit, taking: Event, events: Sequence[Event]) -> Iterator[str]:
     link = commit.event
-    for path in (link.target, str(PurePosixPath(link.target).parent)):
-        if not _is_synced(events, path, link.end, taking.start):
-            yield f"{path} was not synced between the commit and the taking away"
+    if not _is_on_disk(commit, taking.start, events):
+        yield f"{link.target} was not synced before the taking away"
+    folder = str(PurePosixPath(link.target).parent)
+    if not _is_synced(events, folder, link.end, taking.start):
+        yield f"{folder} was not synced between the commit and the taking away"
     yield from _unled(link.target, taking.start, events)
+
+
+def _is_on_disk(commit: _Commit, before: int, events: Sequence[Event]) -> bool:
+    """Whether the bytes of a commit were synced: as what it was written to, before it got its name,
+    or by its name, in time."""
+    link = commit.event
+    last = max(e.end for e in events if e.call in _WRITES and e.path == link.path)
+    return _is_synced(events, link.path, last, link.start) or _is_synced(
+        events, link.target, link.end, before
+    )
 
 
 def _unled(path: str, before: int, events: Sequence[Event]) -> Iterator[str]:
@@ -284,7 +296,7 @@ def _torn(commit: _Commit, commits: Sequence[_Commit], events: Sequence[Event]) 
         for other in commits if app_id.startswith("unpack:") else ():
             number = int(PurePosixPath(other.event.target).stem)
             is_taken = other.table.endswith(f"/{payload}") and number <= version
-            if is_taken and not _is_synced(events, other.event.target, other.event.end, link.start):
+            if is_taken and not _is_on_disk(other, link.start, events):
                 yield f"{other.event.target} was unpacked before it was synced"
 
 

@@ -431,7 +431,7 @@ def traced(settings: Settings) -> list[str]:
         pytest.skip("The order of system calls is seen with strace.")
     write(settings, (TABLE, "payload", [payload("a")]))
     trace = settings.data_dir / "trace"
-    calls = "trace=fsync,linkat,rename,renameat"
+    calls = "trace=fsync,link,linkat,rename,renameat"
     command = ["strace", "-f", "-y", "-e", calls, "-o", str(trace), sys.executable, "-c"]
     done = subprocess.run([*command, COMMIT_ONCE, str(settings.data_dir)], check=False)
     if not trace.read_text() and "INFERLAKE_REQUIRE_TOOLS" not in os.environ:
@@ -444,12 +444,12 @@ def test_rows_and_commit_are_on_disk_before_the_segment_goes(traced: list[str]) 
     def first(*words: str) -> int:
         return next(n for n, line in enumerate(traced) if all(word in line for word in words))
 
-    commit = f"_delta_log/{1:020}.json"
+    commit = f"{1:020}.json"
     order = [
         first("fsync", ".zstd.parquet>"),
         first("fsync", "request_date=2024-10-04>"),
-        first("linkat", f'{commit}"'),
-        first("fsync", f"{commit}>"),
+        first("fsync", f"_delta_log/.{commit}."),
+        first("link", f'_delta_log/{commit}"'),
         first("rename", ".seg", "/spare/"),
     ]
     log_synced = [n for n, line in enumerate(traced) if "fsync" in line and "_delta_log>" in line]

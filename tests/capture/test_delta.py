@@ -10,8 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import RemoveAction
 
-from capture import data_files, delta, delta_history, delta_log, errors, rows
+from capture import data_files, delta, delta_commits, delta_history, delta_log, errors, rows
 from capture.settings import Settings
 
 DAY_US = 86_400_000_000
@@ -215,6 +217,127 @@ def test_a_table_on_object_storage_is_refused_in_words(settings: Settings) -> No
         delta.path_of(remote, "main.default.model_payload")
 
 
+# Beside other writers ---------------------------------------------------------------------------
+
+
+def add_by_delta_rs(table: delta.Table, name: str, app_id: str, version: int) -> None:
+    """A commit of rows as another program makes it, with a transaction."""
+    deltalake.write_deltalake(
+        table.path,
+        arrow(payload(name)),
+        mode="append",
+        commit_properties=deltalake.CommitProperties(
+            app_transactions=[deltalake.Transaction(app_id, version)]
+        ),
+    )
+
+
+def test_a_commit_goes_behind_those_of_others_and_counts_their_rows(table: delta.Table) -> None:
+    table.append(arrow(payload("a")), "app", 1)
+    assert not table.is_committed("app", 2)
+    add_by_delta_rs(table, "b", "other", 5)
+    add_by_delta_rs(table, "c", "other", 6)
+    assert table.commit(arrow(payload("d")), {"app": 2}) == 4
+    assert table.transaction_version("other") == 6
+    assert table.rows == 4
+    assert ids(table.path) == ["a", "b", "c", "d"]
+
+
+def test_what_others_committed_is_found_where_it_is_asked_for(table: delta.Table) -> None:
+    assert table.transaction_version("other") is None
+    add_by_delta_rs(table, "b", "other", 5)
+    assert table.transaction_version("other") == 5
+    assert table.version == 1
+
+
+def test_a_table_that_asks_for_more_meanwhile_is_loaded_anew(table: delta.Table) -> None:
+    table.append(arrow(payload("a")), "app", 1)
+    other = deltalake.DeltaTable(table.path)
+    other.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+    with pytest.raises(delta_commits.LogMoved, match="asks"):
+        table.commit(arrow(payload("b")), {"app": 2})
+    assert len(list(table.path.glob("*/*.parquet"))) == 1, "its file went with it"
+    assert table.append(arrow(payload("b")), "app", 2) == 3
+    assert ids(table.path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_table_of_a_newer_protocol_gets_its_commits_from_delta_rs(
+    table: delta.Table, is_loaded: bool
+) -> None:
+    table.append(arrow(payload("a")), "app", 1)
+    other = deltalake.DeltaTable(table.path)
+    other.alter.set_table_properties({"delta.minWriterVersion": "4"}, raise_if_not_exists=False)
+    assert deltalake.DeltaTable(table.path).protocol().min_writer_version == 4
+    used = reopened(table.path)
+    if is_loaded:
+        assert used.append(arrow(payload("a")), "app", 1) is None
+    assert used.append(arrow(payload("b")), "app", 2) == 3
+    add_by_delta_rs(table, "c", "other", 1)
+    assert used.append(arrow(payload("d")), "app", 3) == 5
+    assert used.append(arrow(payload("d")), "app", 3) is None
+    assert used.transaction_version("other") == 1
+    text = delta_log.commit_file(table.path, 5).read_text()
+    assert "delta-rs" in text
+    assert ids(table.path) == ["a", "b", "c", "d"]
+    late = reopened(table.path)
+    assert not late.is_committed("app", 4)
+    used.append(arrow(payload("e")), "app", 4)
+    with pytest.raises(DeltaError, match="transaction"):
+        late.commit(arrow(payload("e")), {"app": 4})
+
+
+def test_a_log_that_was_cleaned_behind_us_is_not_written_into(three_commits: delta.Table) -> None:
+    path = three_commits.path
+    asleep = reopened(path)
+    assert asleep.is_committed("app", 3)
+    for version in (4, 5, 6):
+        three_commits.append(arrow(payload(f"d{version}")), "app", version)
+        checkpoint(path)
+    delta_history.move_to_history(path, keep=1)
+    assert delta_log.commit_versions(path) == [5, 6]
+    assert asleep.append(arrow(payload("d4")), "app", 4) is None
+    assert asleep.append(arrow(payload("e")), "app", 7) == 7
+    assert ids(path) == ["a", "b", "c", "d4", "d5", "d6", "e"]
+
+
+def test_a_log_that_is_cleaned_while_a_file_is_written_is_not_written_into(
+    three_commits: delta.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = three_commits.path
+    late = reopened(path)
+    write = delta.Table._write
+
+    def slowly(table: delta.Table, found: pa.Table) -> Any:
+        written = write(table, found)
+        if table is late:
+            for version in (4, 5, 6):
+                three_commits.append(arrow(payload(f"d{version}")), "other", version)
+                checkpoint(path)
+            delta_history.move_to_history(path, keep=1)
+        return written
+
+    with monkeypatch.context() as patched, pytest.raises(delta_log.LogCleaned, match="Commit 3"):
+        patched.setattr(delta.Table, "_write", slowly)
+        late.append(arrow(payload("e")), "app", 4)
+    assert delta_log.commit_versions(path) == [5, 6]
+    assert late.append(arrow(payload("e")), "app", 4) == 7
+    assert ids(path) == ["a", "b", "c", "d4", "d5", "d6", "e"]
+
+
+def test_rows_are_counted_anew_when_days_were_dropped_or_files_merged(table: delta.Table) -> None:
+    for version in range(1, 4):
+        table.append(arrow(payload(str(version))), "app", version)
+    handle = deltalake.DeltaTable(table.path)
+    gone = delta_commits.present_files(handle).to_pylist()[0]
+    partition = {"request_date": "2024-10-04"}
+    removal = RemoveAction(gone["path"], False, 1, gone["size_bytes"], partition)
+    delta_commits.publish(handle, [removal], {"removals": 1})
+    table.append(arrow(payload("d")), "app", 4)
+    assert table.rows == 3
+    assert len(ids(table.path)) == 3
+
+
 # Damage ------------------------------------------------------------------------------------------
 
 
@@ -243,6 +366,15 @@ def test_an_empty_or_torn_last_commit_is_replaced_and_its_rows_can_come_again(
     assert kept.name.endswith(last.name)
 
 
+def test_a_commit_that_a_killed_process_never_named_is_swept_away(table: delta.Table) -> None:
+    left = [log_file(table.path, f".{1:020}.json.{pid}") for pid in (77, 78)]
+    for file in left:
+        file.write_text("{")
+    os.utime(left[0], (0, 0))
+    reopened(table.path)
+    assert [file.exists() for file in left] == [False, True], "the other may be under way"
+
+
 def test_a_version_that_was_told_is_never_told_with_other_rows(three_commits: delta.Table) -> None:
     path = three_commits.path
     told = delta_history.files_since(path, -1).version
@@ -262,13 +394,31 @@ def test_a_commit_that_is_there_keeps_its_files_whatever_failed_after_it(
     table: delta.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(descriptor: int) -> None:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().name == f"{1:020}.json":
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "_delta_log":
+            raise OSError(5, "Input/output error")
+
+    assert not table.is_committed("app", 1)
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="Input"):
+        disk.setattr(os, "fsync", fails)
+        table.commit(arrow(payload("a")), {"app": 1})
+    assert ids(table.path) == ["a"]
+    assert table.append(arrow(payload("a")), "app", 1) is None
+
+
+def test_a_commit_that_cannot_be_synced_is_not_made(
+    table: delta.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(descriptor: int) -> None:
+        if ".json." in Path(f"/proc/self/fd/{descriptor}").readlink().name:
             raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as disk, pytest.raises(OSError, match="Input"):
         disk.setattr(os, "fsync", fails)
-        table.commit(arrow(payload("a")), {})
-    assert ids(table.path) == ["a"]
+        table.append(arrow(payload("a")), "app", 1)
+    assert delta_log.commit_versions(table.path) == [0]
+    assert list(table.path.glob("*/*.parquet")) == []
+    assert [path.name for path in (table.path / "_delta_log").iterdir()] == [f"{0:020}.json"]
+    assert table.append(arrow(payload("a")), "app", 1) == 1
 
 
 def test_a_torn_checkpoint_costs_no_row(three_commits: delta.Table) -> None:

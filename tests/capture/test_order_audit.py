@@ -142,6 +142,17 @@ def test_what_is_not_on_disk_before_the_segment_goes_is_found(
     assert any(told in violation for violation in violations), violations
 
 
+@pytest.mark.parametrize(("place", "is_in_time"), [(8, True), (7, False), (10, False)])
+def test_a_commit_may_be_synced_before_it_has_its_name(
+    order_audit: Any, place: int, is_in_time: bool
+) -> None:
+    synced = f"3 fsync(9<{COMMIT}#1>) = 0"
+    ours = [line for line in COMMITTER if f"fsync(9<{COMMIT}>" not in line]
+    violations = audited(order_audit, GATEWAY, [*ours[:place], synced, *ours[place:]]).violations
+    assert is_in_time == (violations == ())
+    assert all(".json was not synced" in told for told in violations)
+
+
 def test_rows_unpacked_before_their_commit_was_synced_are_found(order_audit: Any) -> None:
     unpacked = COMMIT.replace("e_payload", "e_unpacked")
     text = r"{\"txn\":{\"appId\":\"unpack:main.d.e_payload\",\"version\":1}}"

@@ -112,7 +112,7 @@ def test_a_panic_of_the_native_library_stops_neither_the_committer_nor_the_row(
     one = committer.Committer(record.settings, monotonic=lambda: now)
     record.append("d")
     with monkeypatch.context() as native:
-        native.setattr(deltalake.DeltaTable, "create_write_transaction", panics)
+        native.setattr(deltalake.DeltaTable, "transaction_version", panics)
         assert one.turn() == []
     assert len(record.segments()) == 1
     now += committer.FIRST_RETRY_SECONDS

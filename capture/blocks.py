@@ -177,7 +177,7 @@ def framed(
 ) -> bytes:
     """A block of `count` rows that are packed, still to be `signed`; code: of their kind, and of
     their form. The rest: fields of BLOCK."""
-    name, start, name_bytes = _names.get(table) or _named(table)
+    name, start, name_bytes = known_names.get(table) or named(table)
     size = start + len(packed)
     padding = PADDINGS[-size % 8]
     front = AFTER_CRC.pack(
@@ -196,16 +196,16 @@ def unsigned(data: Any, block: Block) -> bytes:
     return bytes(data[block.offset + SIGNED_FROM : block.offset + block.length])
 
 
-_names: dict[str, tuple[bytes, int, int]] = {}
+known_names: dict[str, tuple[bytes, int, int]] = {}
 
 
-def _named(table: str) -> tuple[bytes, int, int]:
+def named(table: str) -> tuple[bytes, int, int]:
     """A table's name, padded; where the rows start behind it; its length."""
     name = table.encode()
     padded = name + PADDINGS[-len(name) % 8]
-    if len(_names) >= MOST_NAMES:
-        _names.clear()
-    found = _names[table] = padded, BLOCK.size + len(padded), len(name)
+    if len(known_names) >= MOST_NAMES:
+        known_names.clear()
+    found = known_names[table] = padded, BLOCK.size + len(padded), len(name)
     return found
 
 

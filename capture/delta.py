@@ -114,7 +114,7 @@ class Table:
         """Append rows that `is_committed` denied for each of these transactions, in one commit."""
         adds: list[AddAction] = []
         try:
-            head = self._known()
+            head = self._head or self._known()  # the one that denied, were it stale by now
             adds = self._write(rows) if len(rows) else []
             return head.append(adds, transactions, self.layout.partition_by, len(rows))
         except BaseException:

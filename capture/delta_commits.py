@@ -130,6 +130,7 @@ class Head:
         before = self._handle.version()
         publish(self._handle, adds, transactions)
         self._handle.update_incremental()
+        self._transactions.clear()  # the handle has seen those of others as well
         newest, ours = self._handle.version(), None
         for version in range(before + 1, newest + 1):
             # Read back, because an empty commit would be taken as one without rows.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from capture import blocks, exchanges
+from capture import blocks
 
 COLUMNWISE_ROWS = 24
 
@@ -25,10 +25,8 @@ def _padding(size: int) -> int:
 
 
 def encode(table: str, kind: str, group: Sequence[Any]) -> bytes:
-    """One block of a group of rows (all of one tuple type of `rows`, or `exchanges.Exchange` for
-    "payload"), at least one, of one table; still to be signed (blocks.py)."""
-    if type(group[0]) is exchanges.Exchange:
-        return exchanges.block(table, group)
+    """One block of a group of rows, all of one tuple type of `rows`, at least one, of one table;
+    still to be signed (blocks.py)."""
     if len(group) >= COLUMNWISE_ROWS:
         return by_column(table, kind, group)
     try:

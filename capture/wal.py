@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from capture import blocks, encoding, errors, logline, meters, wal_files
+from capture import blocks, encoding, errors, exchanges, logline, meters, wal_files
 from capture.settings import Settings
 
 SYNC_SECONDS = 0.1
@@ -151,7 +151,10 @@ class Log:
         """
         if not group:
             return
-        block = encoding.encode(table, kind, group)
+        if type(group[0]) is exchanges.Exchange:
+            block = exchanges.block(table, group)
+        else:
+            block = encoding.encode(table, kind, group)
         size = len(block)
         if size > MAX_BLOCK_BYTES and len(group) > 1:
             half = len(group) // 2
@@ -263,7 +266,9 @@ class Log:
 
     def _put(self, segment: _Segment, block: bytes) -> int:
         """Write a block that is still to be signed; how many bytes it takes."""
-        signed = blocks.signed(block, segment.seed)
+        # As `blocks.signed` does it, without the call (exchanges.block).
+        crc = blocks.crc32(block, segment.seed)
+        signed = b"".join((blocks.BLOCK_MAGIC, crc.to_bytes(4, "little"), block))
         try:
             if os.write(segment.descriptor, signed) != len(signed):
                 raise _disk_full()

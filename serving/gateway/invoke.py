@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -130,6 +130,7 @@ class DataPlane:
             number += 1
             try:
                 self.log.tick()
+                self.counts.add_up()
                 if number % TICKS_PER_EXPIRE == 0:
                     now = self._loop.time()
                     self.lines.expire(now)
@@ -146,8 +147,9 @@ class DataPlane:
         """Answer a request; `reply` is called once, unless the call is cancelled."""
         call = Call(self, request, reply)
         try:
-            call.admit()
-            call.dispatch()
+            now = self._loop.time()
+            call.admit(now)
+            call.dispatch(now)
         except errors.InferlakeError as error:
             call.refuse(error)
         except Exception as error:  # noqa: BLE001  our own bug: one request's, not the connection's
@@ -249,40 +251,37 @@ class DataPlane:
         finished, self._finished = self._finished, []
         self._record(finished)
         self._note_usage([call for call in finished if call.is_tracked])
+        second = int(self._loop.time())
         for call in finished:
             try:
-                call.send()
+                call.send(second)
             except Exception as error:  # noqa: BLE001  one client's connection, not the others'
                 log.error("reply_failed", request=call.request_id, error=str(error))
 
     def _record(self, finished: "list[Call]") -> None:
         """Write the rows of requests, by table."""
-        if len(finished) == 1:  # as mostly, up to some hundreds a second
-            self._log(finished)
-            return
-        groups: dict[int, list[Call]] = {}
-        for call in finished:
-            groups.setdefault(id(call.capture), []).append(call)
-        for calls in groups.values():
-            self._log(calls)
-
-    def _log(self, calls: "list[Call]") -> None:
-        """Write the rows of requests of one table, or of none."""
-        capture = calls[0].capture
-        if capture is None:
-            return
-        written: list[Call] = []
-        logged: list[exchanges.Exchange] = []
-        for call in calls:
-            try:
-                exchange = call.exchange()
-            except Exception as error:  # noqa: BLE001  one request's fault is not its neighbours'
-                call.fail(error)
+        groups: Iterable[list[Call]] = (finished,)  # one, as mostly, up to some hundreds a second
+        if len(finished) > 1:
+            by_table: dict[int, list[Call]] = {}
+            for call in finished:
+                by_table.setdefault(id(call.capture), []).append(call)
+            groups = by_table.values()
+        for calls in groups:
+            capture = calls[0].capture
+            if capture is None:
                 continue
-            if exchange is not None:
-                written.append(call)
-                logged.append(exchange)
-        self._append(capture, written, logged)
+            written: list[Call] = []
+            logged: list[exchanges.Exchange] = []
+            for call in calls:
+                try:
+                    exchange = call.exchange()
+                except Exception as error:  # noqa: BLE001  one request's fault, not its neighbours'
+                    call.fail(error)
+                    continue
+                if exchange is not None:
+                    written.append(call)
+                    logged.append(exchange)
+            self._append(capture, written, logged)
 
     def _append(
         self, capture: state.CaptureView, calls: "list[Call]", logged: list[exchanges.Exchange]
@@ -357,7 +356,7 @@ class Call:
     __slots__ = (
         "_answer", "_ask", "_begun", "_body", "_caller", "_choice", "_content_type", "_contexts",
         "_entity_name", "_error", "_headers", "_id", "_plane", "_reply", "_request",
-        "_response", "_route", "_source", "_status", "_time_ns", "capture", "number",
+        "_response", "_route", "_source", "_status", "_time_ns", "capture", "is_tracked", "number",
     )  # fmt: skip
 
     def __init__(
@@ -385,24 +384,25 @@ class Call:
         self._response = b""
         self._source: str | None = None
         self.capture: state.CaptureView | None = None
+        self.is_tracked = False  # whether the usage of this request is noted
 
     # -- coming in
 
-    def admit(self) -> None:
-        """Token, endpoint, grant, limits, encoding of the body. Raises the error of the first that
-        refuses."""
+    def admit(self, now: float) -> None:
+        """Token, endpoint, grant, limits, encoding of the body. now: the loop's time. Raises the
+        error of the first that refuses."""
         plane, request = self._plane, self._request
         self._headers = headers = request.head.headers
         permit = plane.permit(request, self._time_ns // 1_000_000)
         _, _, limits, self._caller, self._route, self._entity_name, self._contexts = permit
         endpoint = permit.route.endpoint
-        self.capture = endpoint.capture
+        self.capture, self.is_tracked = endpoint.capture, endpoint.usage
         if endpoint.stopped:
             raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
         if self.capture is not None or endpoint.usage:
             plane.check_log()
         if limits:
-            plane.limits.admit(limits, plane.now())
+            plane.limits.admit(limits, now)
         self._body = bodies.decoded(
             request.body, headers.get(b"content-encoding"), plane.settings.max_body_bytes
         )
@@ -422,7 +422,7 @@ class Call:
                     f"Served entity '{entity_name[:200]}' of endpoint '{endpoint.name}' "
                     "does not exist."
                 )
-            return routing.Choice(entity, None, None, None)
+            return routing.choice(entity)
         return route.draw(self._routing_key(endpoint), self._plane.random.random())
 
     def _routing_key(self, endpoint: state.EndpointView) -> str | None:
@@ -445,13 +445,13 @@ class Call:
         except orjson.JSONDecodeError:
             return None  # the worker says what is wrong with it
 
-    def dispatch(self) -> None:
-        """Send the request to its entity, or put it in line. Raises QueueFull."""
+    def dispatch(self, now: float) -> None:
+        """Send the request to its entity, or put it in line. now: the loop's time. Raises
+        QueueFull."""
         assert self._choice is not None  # set by admit
         plane, entity = self._plane, self._choice.entity
         if entity.kind != "custom":
             raise errors.NotImplementedHere("External models are not offered yet.")
-        now = plane.now()
         self._ask = replicas.Ask(
             self.number & 0xFFFFFFFFFFFFFFFF, self._body, self._content_type, self._answered, now
         )
@@ -483,8 +483,9 @@ class Call:
             if route is None:
                 raise errors.DoesNotExist(f"Endpoint '{name}' does not exist.")
             self._route, self.capture, self._contexts = route, route.endpoint.capture, {}
+            self.is_tracked = route.endpoint.usage
             self._choice = self._chosen(route)
-            self.dispatch()
+            self.dispatch(self._plane.now())
         except errors.InferlakeError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001  as in DataPlane.handle
@@ -536,9 +537,9 @@ class Call:
 
     # -- going out
 
-    def send(self) -> None:
-        """Count the request and call back with the reply, once."""
-        self._count()
+    def send(self, second: int) -> None:
+        """Count the request and call back with the reply, once. second: of the loop's time."""
+        self._count(second)
         reply, self._reply = self._reply, None
         if reply is None:
             return
@@ -549,7 +550,7 @@ class Call:
             request_id,
         )
         if self._choice is not None:
-            headers += b"served-model-name: %b\r\n" % self._choice.entity.name.encode()
+            headers += self._choice.header
         if self._status in (429, 503):
             retry_after = (self._error.retry_after if self._error else None) or 1
             headers += b"retry-after: %d\r\n" % retry_after
@@ -586,17 +587,18 @@ class Call:
             )
         )
 
-    def _count(self) -> None:
+    def _count(self, second: int) -> None:
         if self._caller is None or self._route is None:
             self._plane.counts.refused[self._status] += 1
             return
+        endpoint = self._route.endpoint.name
         entity = self._choice.entity.name if self._choice is not None else ""
-        key = counts.Key(self._route.endpoint.name, entity)
         total_us = (time.perf_counter_ns() - self._begun) // 1000
         answer = self._answer
         queue_us, predict_us = (0, 0) if answer is None else (answer.queue_us, answer.predict_us)
-        second = int(self._plane.now())
-        self._plane.counts.record(key, self._status, second, total_us, queue_us, predict_us)
+        self._plane.counts.record(
+            endpoint, entity, self._status, second, total_us, queue_us, predict_us
+        )
 
     def exchange(self) -> exchanges.Exchange | None:
         """This request as the log has it; None if its endpoint records none of it."""
@@ -614,7 +616,9 @@ class Call:
             context = plane.contexts.of(route.endpoint, capture, choice, caller.user, header)
             self._contexts[entity_id] = context
         answer = self._answer or recorded.NO_ANSWER
-        client_id, usage = self._beside()
+        client_id, usage = answer.client_request_id, None
+        if answer.status != 200 or answer.usage_context is not None:
+            client_id, usage = self._beside()
         return exchanges.exchange(
             context,
             self._time_ns,
@@ -645,11 +649,6 @@ class Call:
         sides = bodies.sides(self._body) if self._content_type == wire.JSON else bodies.NO_SIDES
         usage = bodies.checked_usage(sides.usage_context)
         return sides.client_request_id, None if usage is None else orjson.dumps(usage)
-
-    @property
-    def is_tracked(self) -> bool:
-        """Whether the usage of this request is noted."""
-        return self._route is not None and self._route.endpoint.usage
 
     def usage(self) -> rows.Usage:
         """What a tracked request is in `system.serving.endpoint_usage`."""

@@ -20,12 +20,23 @@ IN_BODY = ("client_request_id", "usage_context.", "feature:")
 
 class Choice(NamedTuple):
     """The entity that answers. `share`: 0..1, None if the split did not draw it; `split`: the whole
-    split as JSON; `unit_id`: hash of the unit, hexadecimal."""
+    split as JSON; `unit_id`: hash of the unit, hexadecimal; `header`: a reply's, with its name."""
 
     entity: state.EntityView
     share: float | None
     split: str | None
     unit_id: str | None
+    header: bytes
+
+
+def choice(
+    entity: state.EntityView,
+    share: float | None = None,
+    split: str | None = None,
+    unit_id: str | None = None,
+) -> Choice:
+    """A choice with its header."""
+    return Choice(entity, share, split, unit_id, f"served-model-name: {entity.name}\r\n".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,7 @@ def route(endpoint: state.EndpointView) -> Route:
         endpoint,
         _stretches([(place.end, names.index(place.owner)) for place in places]),
         _cumulative(list(shares.values())),
-        tuple(Choice(each, each.percentage / 100, split, None) for each in endpoint.entities),
+        tuple(choice(each, each.percentage / 100, split) for each in endpoint.entities),
         {entity.name: entity for entity in endpoint.entities},
     )
 

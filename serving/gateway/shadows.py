@@ -213,7 +213,7 @@ class Shadows:
         answer: wire.Answer | None,
         error_source: str | None,
     ) -> exchanges.Exchange:
-        choice = routing.Choice(copy.entity, None, None, copy.unit_id)
+        choice = routing.choice(copy.entity, unit_id=copy.unit_id)
         came = answer or recorded.NO_ANSWER
         return exchanges.exchange(
             self._contexts.of(

@@ -100,6 +100,19 @@ def test_of_two_handles_the_one_that_looked_earlier_fails_and_then_knows(
     assert ids(table.path) == ["a"]
 
 
+def test_a_checkpoint_in_between_does_not_hide_that_another_was_earlier(
+    table: delta.Table,
+) -> None:
+    late = reopened(table.path)
+    assert not late.is_committed("app", 1)
+    table.append(arrow(payload("a")), "app", 1)
+    deltalake.DeltaTable(table.path).create_checkpoint()
+    with pytest.raises(delta_commits.LogMoved, match="transaction"):
+        late.commit(arrow(payload("a")), {"app": 1})
+    assert late.append(arrow(payload("a")), "app", 1) is None
+    assert ids(table.path) == ["a"]
+
+
 def test_segments_of_several_incarnations_share_a_commit(table: delta.Table) -> None:
     table.commit(arrow(payload("a"), payload("b")), {"one": 3, "other": 5})
     assert table.version == 1

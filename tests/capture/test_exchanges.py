@@ -109,6 +109,8 @@ def as_arrow(group: list[rows.Payload]) -> pa.Table:
 
 def encode(group: list[Any]) -> bytes:
     """A whole block of exchanges, or of rows."""
+    if type(group[0]) is exchanges.Exchange:
+        return blocks.signed(exchanges.block("c.s.t", group))
     return blocks.signed(encoding.encode("c.s.t", "payload", group))
 
 

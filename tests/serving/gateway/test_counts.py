@@ -14,7 +14,7 @@ def samples(text):
 def test_requests_are_counted_by_endpoint_entity_and_code():
     found = counts.Counts()
     for status in (200, 200, 503):
-        found.record(KEY, status, 0, 1500)
+        found.record(*KEY, status, 0, 1500)
     told = samples(found.text({}))
     labels = 'endpoint_name="e",served_entity_name="v1"'
     assert told[f'inferlake_requests_total{{{labels},code="200"}}'] == 2
@@ -26,9 +26,9 @@ def test_requests_are_counted_by_endpoint_entity_and_code():
 
 def test_one_endpoint_is_told_in_the_names_of_the_contract():
     found = counts.Counts()
-    found.record(KEY, 200, 100, 2000, 300, 1500)
-    found.record(KEY, 404, 100, 100)
-    found.record(counts.Key("other", "v"), 500, 100, 100)
+    found.record(*KEY, 200, 100, 2000, 300, 1500)
+    found.record(*KEY, 404, 100, 100)
+    found.record("other", "v", 500, 100, 100)
     told = samples(found.export("e", {KEY: 4}, 130))
     labels = 'endpoint_name="e",served_entity_name="v1"'
     assert told[f"provisioned_concurrent_requests_total{{{labels}}}"] == 4

@@ -23,17 +23,20 @@ class Bucket:
         self._per_second = calls / period_seconds
         self._since = now
 
-    def wait_seconds(self, now: float) -> float:
-        """Seconds until there is a token; 0: there is one. Infinite for a bucket of 0 calls."""
-        self._left = min(self._most, self._left + (now - self._since) * self._per_second)
+    def take(self, now: float) -> float:
+        """Use up a token, and give 0; or give the seconds until there is one: infinite for a bucket
+        of 0 calls."""
+        left = min(self._most, self._left + (now - self._since) * self._per_second)
         self._since = now
-        if self._left >= 1:
+        if left >= 1:
+            self._left = left - 1
             return 0.0
-        return (1 - self._left) / self._per_second if self._per_second else math.inf
+        self._left = left
+        return (1 - left) / self._per_second if self._per_second else math.inf
 
-    def take(self) -> None:
-        """Use up a token that `wait_seconds` has just seen."""
-        self._left -= 1
+    def give_back(self) -> None:
+        """Have the token again that was just used up."""
+        self._left += 1
 
 
 class Counted(NamedTuple):
@@ -68,15 +71,12 @@ class RateLimits:
         """Count one call, against every limit or against none.
 
         Raises RequestLimitExceeded, with the time after which a call will pass."""
-        taken = []
-        for limit in limits:
-            bucket = self._bucket(limit, now)
-            wait = bucket.wait_seconds(now)
+        for place, limit in enumerate(limits):
+            wait = self._bucket(limit, now).take(now)
             if wait > 0:
+                for earlier in limits[:place]:
+                    self._buckets[earlier].give_back()
                 raise _over(limit, wait)
-            taken.append(bucket)
-        for bucket in taken:
-            bucket.take()
 
     def _bucket(self, key: Counted, now: float) -> Bucket:
         found = self._buckets.get(key)

@@ -51,10 +51,8 @@ def content_type(header: str) -> int:
     return found
 
 
-def decoded(body: bytes, encoding: bytes | None, most_bytes: int) -> bytes:
+def decoded(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
     """The body without its Content-Encoding. Raises BadRequest."""
-    if encoding is None:
-        return body
     name = encoding.decode("latin-1").strip().lower()
     if name in ("", "identity"):
         return body

@@ -18,7 +18,8 @@ START, END = b"POST ", b"\r\n\r\n"
 
 class Permit(NamedTuple):
     """Who sent a head and where it leads, by one route table, until `until_ms` (unix ms); which
-    rate limits count it; the contexts of its requests in the log, by entity id."""
+    rate limits count it; the contexts of its requests in the log, by entity id; whether they are
+    drawn by chance, whatever they are."""
 
     table: routing.RouteTable
     until_ms: float
@@ -27,13 +28,17 @@ class Permit(NamedTuple):
     route: routing.Route
     entity_name: str | None
     contexts: dict[str | None, bytes]
+    by_chance: bool
 
 
 class Head:
     """`target`: path as sent, without query; header names in lower case. `raw`: its bytes if it may
-    be kept, else empty; `body_bytes`: the length of its body, if it may be kept."""
+    be kept, else empty; `body_bytes`: the length of its body, if it may be kept; `content_type`:
+    the wire's number, once it is known; `encoding`: Content-Encoding."""
 
-    __slots__ = ("body_bytes", "headers", "permit", "raw", "target")
+    __slots__ = (
+        "body_bytes", "content_type", "encoding", "headers", "permit", "raw", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +50,8 @@ class Head:
         self.headers = dict(headers)
         self.raw = raw
         self.body_bytes = int(self.headers[b"content-length"]) if raw else 0
+        self.encoding = self.headers.get(b"content-encoding")
+        self.content_type: int | None = None
         self.permit: Permit | None = None
 
 

@@ -213,7 +213,11 @@ class DataPlane:
         token = table.snapshot.tokens.get(caller.token_id or "")
         until_ms = math.inf if token is None or token.expires_ms is None else token.expires_ms
         limits = admission.counted(route.endpoint.id, route.endpoint.rate_limits, caller.user)
-        head.permit = heads.Permit(table, until_ms, limits, caller, route, entity_name, {})
+        endpoint = route.endpoint
+        by_chance = bool(endpoint.entities) and entity_name is None and endpoint.sticky_key is None
+        head.permit = heads.Permit(
+            table, until_ms, limits, caller, route, entity_name, {}, by_chance
+        )
         if head.raw:
             self.heads.keep(head)
         return head.permit
@@ -225,7 +229,7 @@ class DataPlane:
     def awaken(self, entity_id: str) -> None:
         """A request waits for an entity: if that has no replica, the controller hears of it at
         once, and again each second."""
-        line = self.lines.line(entity_id)
+        line = self.lines.by_entity[entity_id]
         now = self._loop.time()
         if line.waiting and not line.ready and now - self._told.get(entity_id, -1.0) >= 1:
             self._told[entity_id] = now
@@ -261,7 +265,7 @@ class DataPlane:
     def _record(self, finished: "list[Call]") -> None:
         """Write the rows of requests, by table."""
         groups: Iterable[list[Call]] = (finished,)  # one, as mostly, up to some hundreds a second
-        if len(finished) > 1:
+        if len(finished) != 1:
             by_table: dict[int, list[Call]] = {}
             for call in finished:
                 by_table.setdefault(id(call.capture), []).append(call)
@@ -336,7 +340,7 @@ class DataPlane:
             if endpoint not in (None, view.name) or entity.kind != "custom":
                 continue
             key = counts.Key(view.name, entity.name)
-            load = self.lines.line(entity.id).load()
+            load = self.lines.by_entity[entity.id].load()
             concurrency[key] = sum(replica.concurrency for replica in entity.replicas)
             waiting[key], in_flight[key] = load.waiting, load.in_flight
         if endpoint is not None:
@@ -392,22 +396,28 @@ class Call:
         """Token, endpoint, grant, limits, encoding of the body. now: the loop's time. Raises the
         error of the first that refuses."""
         plane, request = self._plane, self._request
-        self._headers = headers = request.head.headers
+        head = request.head
+        self._headers = head.headers
         permit = plane.permit(request, self._time_ns // 1_000_000)
-        _, _, limits, self._caller, self._route, self._entity_name, self._contexts = permit
-        endpoint = permit.route.endpoint
+        _, _, limits, self._caller, route, self._entity_name, self._contexts, by_chance = permit
+        self._route, endpoint = route, route.endpoint
         self.capture, self.is_tracked = endpoint.capture, endpoint.usage
         if endpoint.stopped:
             raise errors.BadRequest(f"Endpoint '{endpoint.name}' is stopped; start it first.")
-        if self.capture is not None or endpoint.usage:
+        if plane.log.is_full and (self.capture is not None or endpoint.usage):
             plane.check_log()
         if limits:
             plane.limits.admit(limits, now)
-        self._body = bodies.decoded(
-            request.body, headers.get(b"content-encoding"), plane.settings.max_body_bytes
-        )
-        self._content_type = plane.content_type(headers.get(b"content-type", b""))
-        self._choice = self._chosen(permit.route)
+        if head.encoding is not None:
+            most_bytes = plane.settings.max_body_bytes
+            self._body = bodies.decoded(request.body, head.encoding, most_bytes)
+        if head.content_type is None:
+            head.content_type = plane.content_type(head.headers.get(b"content-type", b""))
+        self._content_type = head.content_type
+        if by_chance:
+            self._choice = route.draw(None, plane.random.random())
+        else:
+            self._choice = self._chosen(route)
 
     def _chosen(self, route: routing.Route) -> routing.Choice:
         endpoint, entity_name = route.endpoint, self._entity_name
@@ -455,7 +465,7 @@ class Call:
         self._ask = replicas.Ask(
             self.number & 0xFFFFFFFFFFFFFFFF, self._body, self._content_type, self._answered, now
         )
-        line = plane.lines.line(entity.id)
+        line = plane.lines.by_entity[entity.id]
         line.submit(self._ask, now, self._time_ns // 1_000_000)
         if line.waiting:
             plane.awaken(entity.id)

@@ -118,6 +118,7 @@ class Line:
         self.waiting = 0
         self.in_flight = 0
         self.last_request_ms = 0
+        self.queue_ms = int(limits.queue_seconds * 1000)  # how long a worker may keep a request
         self._limits = limits
         self._loop = loop
         self._queue: deque[Ask] = deque()
@@ -138,7 +139,7 @@ class Line:
         use that, and leaves the rest of a replica's window to live requests."""
         if self.waiting:
             return False
-        return any(len(one.pending) < max(one.view.concurrency, 1) for one in self.ready)
+        return any(len(one.pending) < one.concurrency for one in self.ready)
 
     def submit(self, ask: Ask, now: float, now_ms: int) -> None:
         """Send a request, or put it in line. Raises QueueFull."""
@@ -285,7 +286,7 @@ class Line:
                 continue
             if one.suspect is not None and now - one.suspect.sent < ALONE_SECONDS:
                 continue
-            burden = one.burden()
+            burden = len(one.pending) / one.concurrency
             if burden < least:
                 best, least = one, burden
         return best
@@ -325,11 +326,6 @@ class Line:
             )
         return errors.Unavailable(f"'{self.view.name}' is restarting.")
 
-    @property
-    def queue_ms(self) -> int:
-        """How long a worker may keep a request in its own line."""
-        return int(self._limits.queue_seconds * 1000)
-
 
 class _Replica(asyncio.Protocol):
     """The connection to one worker, made again until the replica leaves the route table."""
@@ -342,6 +338,7 @@ class _Replica(asyncio.Protocol):
         self.connected = False
         self.leaving = False
         self.suspect: Ask | None = None
+        self.concurrency = max(view.concurrency, 1)
         self.window = view.concurrency + 1
         self._joins = False
         self._answered_at = 0.0
@@ -354,7 +351,7 @@ class _Replica(asyncio.Protocol):
 
     def burden(self) -> float:
         """Requests per unit of concurrency."""
-        return len(self.pending) / max(self.view.concurrency, 1)
+        return len(self.pending) / self.concurrency
 
     async def _connect(self) -> None:
         pause = FIRST_RETRY_SECONDS
@@ -499,44 +496,36 @@ class Lines:
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = Limits.of(settings)
         self._loop = loop
-        self._lines: dict[str, Line] = {}
+        self.by_entity: dict[str, Line] = {}  # of the present route table
         self._retired: list[Line] = []
 
     def apply(self, entities: Iterable[state.EntityView]) -> None:
         """A new route table: open, update and retire lines."""
         views = {view.id: view for view in entities if view.kind == "custom"}
-        gone = [line for entity_id, line in self._lines.items() if entity_id not in views]
+        gone = [line for entity_id, line in self.by_entity.items() if entity_id not in views]
         for entity_id, view in views.items():
-            if entity_id not in self._lines:
-                self._lines[entity_id] = Line(view, self._limits, self._loop)
-            self._lines[entity_id].update(view)
+            if entity_id not in self.by_entity:
+                self.by_entity[entity_id] = Line(view, self._limits, self._loop)
+            self.by_entity[entity_id].update(view)
         # Last, since who waited there is drawn again and may go to a line just opened.
         for line in gone:
-            del self._lines[line.view.id]
+            del self.by_entity[line.view.id]
             self._retired.append(line)
             line.retire()
 
-    def line(self, entity_id: str) -> Line:
-        """The line of an entity of the present route table."""
-        return self._lines[entity_id]
-
-    def find(self, entity_id: str) -> Line | None:
-        """The line of an entity, if the present route table has it."""
-        return self._lines.get(entity_id)
-
     def loads(self) -> list[Load]:
         """The load of every entity."""
-        return [line.load() for line in self._lines.values()]
+        return [line.load() for line in self.by_entity.values()]
 
     def expire(self, now: float) -> None:
         """Answer those who waited too long."""
-        for line in (*self._lines.values(), *self._retired):
+        for line in (*self.by_entity.values(), *self._retired):
             line.expire(now)
         self._retired = [line for line in self._retired if line.in_flight]
 
     def close(self) -> None:
         """Answer whoever still waits, leave all replicas."""
-        for line in self._lines.values():
+        for line in self.by_entity.values():
             line.fail_all(errors.Unavailable("The server is ending."))
             line.retire()
-        self._lines.clear()
+        self.by_entity.clear()

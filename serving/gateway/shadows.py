@@ -114,7 +114,7 @@ class Shadows:
     async def ask(self, entity: state.EntityView, body: bytes, content_type: int) -> wire.Answer:
         """A version's answer to a request of the past, recorded nowhere. Raises Unavailable while
         live requests need its replicas, and what a line raises."""
-        line = self._lines.find(entity.id)
+        line = self._lines.by_entity.get(entity.id)
         if line is None or (line.ready and not line.has_room):
             raise errors.Unavailable(f"'{entity.name}' is busy; live requests come first.")
         answered: asyncio.Future[wire.Answer] = self._loop.create_future()
@@ -146,7 +146,7 @@ class Shadows:
     def _pump(self) -> None:
         self._pump_asked = False
         for entity_id, waiting in list(self._waiting.items()):
-            self._send(self._lines.find(entity_id), waiting)
+            self._send(self._lines.by_entity.get(entity_id), waiting)
             if not waiting:
                 del self._waiting[entity_id]
 

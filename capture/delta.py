@@ -150,8 +150,9 @@ class Table:
     def _known(self) -> delta_commits.Head:
         if self._head is None or self._head.is_stale:
             delta_log.mend(self.path)
-            self._head = delta_commits.Head(self.path)
+            head = delta_commits.Head(self.path)
             delta_log.sync_commits(self.path)
+            self._head = head
         return self._head
 
 

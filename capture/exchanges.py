@@ -132,9 +132,8 @@ def exchange(
         over,
     )
     texts = request, response, client_id, unit, usage_context or b"", looked_up or b""
-    return _new(
-        Exchange, (head, _FIRST_CONTEXT, context, *texts)
-    )  # half of what Exchange(...) costs
+    # Half of what Exchange(...) costs.
+    return _new(Exchange, (head, _FIRST_CONTEXT, context, *texts))
 
 
 # Blocks ------------------------------------------------------------------------------------------
@@ -149,8 +148,8 @@ def block(table: str, group: Sequence[Exchange]) -> bytes:
         heads, _, contexts, *columns = zip(*group, strict=True)
         numbers, known = _numbered(contexts)
         packed = b"".join(chain(heads, (numbers, known), *columns))
-    # As `blocks.framed` does it. At 500 requests a second a call is cold, and costs a twentieth of
-    # recording a request.
+    # As `blocks.framed` does it: at 500 requests a second the call alone would be a twentieth of
+    # what recording one costs.
     name, start, name_bytes = blocks.known_names.get(table) or blocks.named(table)
     size = start + len(packed)
     padding = blocks.PADDINGS[-size % 8]

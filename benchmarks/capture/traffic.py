@@ -10,7 +10,7 @@ import time
 
 import pyarrow as pa
 
-from capture import blocks, decoding, encoding, exchanges, names, rows
+from capture import blocks, decoding, exchanges, names, rows
 
 TABLE = "main.flights.flight_delay_payload"
 DISTINCT = 100_000  # to make a row takes ten times as long as to record it
@@ -100,6 +100,6 @@ def _later(one: exchanges.Exchange, time_us: int) -> exchanges.Exchange:
 
 def table(group: list[exchanges.Exchange]) -> pa.Table:
     """The same as Arrow, with the columns and plain types of the payload table."""
-    whole = blocks.signed(encoding.encode(TABLE, "payload", group))
+    whole = blocks.signed(exchanges.block(TABLE, group))
     decoded = decoding.decode(whole, blocks.recover(whole).blocks)
     return decoded.cast(rows.PAYLOAD_SCHEMA).combine_chunks()

@@ -116,7 +116,7 @@ class Table:
         try:
             head = self._head or self._known()  # the one that denied, were it stale by now
             adds = self._write(rows) if len(rows) else []
-            return head.append(adds, transactions, self.layout.partition_by, len(rows))
+            return head.append(adds, transactions, len(rows))
         except BaseException:
             self.forget()
             self._take_back(adds)

@@ -1,7 +1,7 @@
 """Commits to a Delta table on local disk: appends, put at the end of its log; all else by delta-rs.
 
-delta-rs takes the whole state of a table up before and after each commit, which costs six times as
-much as the Parquet file that it is about. Who appends needs to know the newest version, and the
+delta-rs takes the whole state of a table up before and after each commit, which costs several times
+as much as the Parquet file that it is about. Who appends needs to know the newest version, and the
 newest of each app transaction: `Head` follows both from commit to commit, and puts its own where no
 commit is. A file that is linked under a name is there whole or not at all, and where the name is
 taken already the commit that took it is looked at first. So a transaction that moved meanwhile is
@@ -83,18 +83,13 @@ class Head:
         if self.version > before:
             delta_log.sync(self._path / "_delta_log")
 
-    def append(
-        self,
-        adds: Sequence[AddAction],
-        transactions: Mapping[str, int],
-        partition_by: Sequence[str],
-        rows: int,
-    ) -> int:
+    def append(self, adds: Sequence[AddAction], transactions: Mapping[str, int], rows: int) -> int:
         """Commit files of so many rows, with app transactions that are newer than those known here;
         on disk when it returns. Gives the version. Raises LogMoved, LogCleaned, CommitVanished,
         OSError, and what delta-rs raises: then the log alone tells what became of it.
         """
         if self._is_plain:
+            partition_by = self._handle.metadata().partition_columns
             self._put(_text(adds, transactions, partition_by), transactions)
         else:
             self._publish(adds, transactions)

@@ -140,22 +140,27 @@ def put_commit(path: Path, commit_version: int, text: str) -> bool:
 
     Raises LogCleaned if the commit below is not there: then what is behind it is not known."""
     file = commit_file(path, commit_version)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with fresh.open("w") as staged:
-            staged.write(text)
-            staged.flush()
-            os.fsync(staged.fileno())
-        with locked(path, fcntl.LOCK_SH):
-            if not commit_file(path, commit_version - 1).exists():
-                raise LogCleaned(f"Commit {commit_version - 1} has left the log.")
+    with _staged(file, text) as fresh, locked(path, fcntl.LOCK_SH):
+        if not commit_file(path, commit_version - 1).exists():
+            raise LogCleaned(f"Commit {commit_version - 1} has left the log.")
+        try:
             os.link(fresh, file)
-    except FileExistsError:
-        return False
-    finally:
-        fresh.unlink(missing_ok=True)
+        except FileExistsError:
+            return False
     sync(file.parent)
     return True
+
+
+@contextmanager
+def _staged(file: Path, text: str) -> Iterator[Path]:
+    """What is to be a file, whole and on disk beside its place; gone when it is there, or not."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text)
+        sync(fresh)
+        yield fresh
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -264,13 +269,7 @@ def replace_commit(path: Path, version: int, told: Mapping[str, str] = {}) -> No
         _aside(file).touch()  # that one was missing must be known when its rows are looked for
     now_ms = time.time_ns() // 1_000_000
     information = {"timestamp": now_ms, "operation": "SET ASIDE", ACTIONS: "0", **told}
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps({"commitInfo": information}))
-        sync(fresh)
+    with _staged(file, json.dumps({"commitInfo": information})) as fresh:
         fresh.replace(file)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
     sync(file.parent)
     log.warning("commit_replaced", table=path.name, commit_version=version)

@@ -1,7 +1,7 @@
 """What a gateway counts, and its Prometheus text.
 
-A request is noted as it is, and added up with others some times a second: that costs each of them a
-fifth. Pure but for its own sums; `second` is a whole second of any monotonic clock.
+A request is noted as it is, and added up with others some times a second. Pure but for
+its own sums; `second` is a whole second of any monotonic clock.
 """
 
 from collections import Counter

@@ -238,8 +238,8 @@ class DataPlane:
     # -- the log
 
     def check_log(self) -> None:
-        """Raises LogFull, before a model works for nothing, where a full log refuses requests."""
-        if self.log.is_full and self.settings.wal_full_policy == "refuse":
+        """Of a full log: raises LogFull if it refuses requests, before a model works in vain."""
+        if self.settings.wal_full_policy == "refuse":
             raise errors.LogFull(
                 f"{self.log.backlog_bytes} bytes of requests wait to be recorded; the limit is "
                 f"{self.settings.wal_backlog_bytes}."

@@ -286,7 +286,7 @@ class Line:
                 continue
             if one.suspect is not None and now - one.suspect.sent < ALONE_SECONDS:
                 continue
-            burden = len(one.pending) / one.concurrency
+            burden = one.burden()
             if burden < least:
                 best, least = one, burden
         return best

@@ -61,10 +61,7 @@ class Route:
         """The entity of a request. `key`: routing key of its unit, None for a draw by `random`
         (uniform over [0, 1)). The endpoint must have an entity."""
         if key is None:
-            for end, number in self.by_chance:
-                if random < end:
-                    return self.choices[number]
-            return self.choices[self.by_chance[-1][1]]
+            return self.choices[_owner(self.by_chance, random)]
         digest = unit_digest(key, self.endpoint.sticky_salt)
         number = _owner(self.by_unit, position(digest))
         return self.choices[number]._replace(unit_id=digest.hex())

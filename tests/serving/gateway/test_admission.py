@@ -66,10 +66,8 @@ def test_a_limit_of_zero_blocks_for_good():
 )
 def test_no_minute_has_more_than_twice_the_calls(calls, times):
     """A bucket lets through its content and what refills: at most 2 x calls in any minute."""
-    bucket, passed = admission.Bucket(calls, 60, 0.0), []
-    for now in times:
-        if bucket.take(now) == 0:
-            passed.append(now)
+    bucket = admission.Bucket(calls, 60, 0.0)
+    passed = [now for now in times if bucket.take(now) == 0]
     for start in passed:
         assert len([at for at in passed if start <= at < start + 60]) <= 2 * calls
 

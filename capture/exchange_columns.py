@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from capture import blocks, exchanges, rows, runs
+from capture import blocks, contexts, exchanges, rows, runs
 
 _HEAD = np.dtype(
     [
@@ -34,7 +34,7 @@ _INT32_MAX = blocks.INT32_END - 1
 _HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), "<u2")
 _ID_CHARACTERS, _DASHES = 36, (8, 13, 18, 23)
 _DASH = ord("-")
-_decode_context = msgspec.msgpack.Decoder(exchanges.Context).decode
+_decode_context = msgspec.msgpack.Decoder(contexts.Context).decode
 _decode_usage = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -51,12 +51,12 @@ def table(data: Any, found: Sequence[blocks.Block]) -> pa.Table:
     fixed = runs.Runs(buffer, starts, np.stack(sizes, axis=1))
     heads = np.frombuffer(fixed.column(0), _HEAD)
     ends = starts + sum(sizes)
-    contexts, numbers = _contexts(data, ends - context_bytes, ends)
+    shared, numbers = _contexts(data, ends - context_bytes, ends)
     first = np.repeat(np.cumsum([0, *map(len, numbers[:-1])]), counts)
     own = np.concatenate(numbers)[first + np.frombuffer(fixed.column(1), "<u4")]
     columns = {
         **_numbers(heads),
-        **_common(contexts, own),
+        **_common(shared, own),
         **_texts(buffer, ends, heads["lengths"], counts),
     }
     columns["databricks_request_id"] = _ids(heads["id"])
@@ -131,7 +131,7 @@ def _ids(raw: np.ndarray) -> pa.Array:
 
 def _contexts(
     data: Any, starts: np.ndarray, ends: np.ndarray
-) -> tuple[list[exchanges.Context], list[list[int]]]:
+) -> tuple[list[contexts.Context], list[list[int]]]:
     """The different contexts of all blocks, and for each block where its own are among them."""
     view = memoryview(data)
     found: dict[bytes, int] = {}
@@ -146,17 +146,17 @@ def _contexts(
 
 
 def _split(text: bytes) -> list[bytes]:
-    parts, place, size = [], 0, exchanges.CONTEXT_LENGTH.size
+    parts, place, size = [], 0, contexts.LENGTH.size
     while place < len(text):
-        end = place + size + exchanges.CONTEXT_LENGTH.unpack_from(text, place)[0]
+        end = place + size + contexts.LENGTH.unpack_from(text, place)[0]
         parts.append(text[place + size : end])
         place = end + -end % 8
     return parts
 
 
-def _common(contexts: list[exchanges.Context], own: np.ndarray) -> dict[str, pa.Array]:
+def _common(shared: list[contexts.Context], own: np.ndarray) -> dict[str, pa.Array]:
     found = {}
-    for name, values in zip(exchanges.Context._fields, zip(*contexts, strict=True), strict=True):
+    for name, values in zip(contexts.Context._fields, zip(*shared, strict=True), strict=True):
         kind = rows.PAYLOAD_SCHEMA.field(name).type
         known = np.array([value is not None for value in values])
         if pa.types.is_string(kind):

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
-import msgspec
-
 from capture import blocks
 
 # time ns, id, whole time us, status, queue us, features us, predict us, length of each text
@@ -27,7 +25,6 @@ HEAD = struct.Struct("<Q16sQIIII6iBB6x")
 TEXTS = ("request", "response", "client_request_id", "unit_id", "usage_context", "looked_up")
 ERROR_SOURCES = (None, "request", "model", "server")
 REQUEST_OVER, RESPONSE_OVER = 1, 2
-CONTEXT_LENGTH = struct.Struct("<I")
 
 _SOURCE_NUMBERS = {source: number for number, source in enumerate(ERROR_SOURCES)}
 _FIRST_CONTEXT = bytes(8)  # its number, padded
@@ -35,27 +32,10 @@ _CODE = blocks.LAYOUTS["payload"].code | blocks.EXCHANGES
 _head, _new = HEAD.pack, tuple.__new__
 
 
-class Context(NamedTuple):
-    """What requests of one route and caller have in common: columns of the payload row."""
-
-    sampling_fraction: float
-    served_entity_id: str | None
-    requester: str | None
-    endpoint_id: str
-    served_entity_name: str | None
-    model_name: str | None
-    model_version: str | None
-    config_version: int | None
-    route_share: float | None
-    route_split: str | None
-    shadow: bool
-    content_type: str | None
-
-
 class Exchange(NamedTuple):
     """One request and its answer, made by `exchange`: its parts in the order in which a block of it
-    alone has them. number: of its context in that block; context: from `context`; texts that are
-    null are empty here, their head knows."""
+    alone has them. number: of its context in that block; context: from `contexts.packed`; texts
+    that are null are empty here, their head knows."""
 
     head: bytes
     number: bytes
@@ -66,20 +46,6 @@ class Exchange(NamedTuple):
     unit_id: bytes
     usage_context: bytes
     looked_up: bytes
-
-
-_pack_context = msgspec.msgpack.Encoder().encode
-
-
-def context(of: Context) -> bytes:
-    """A context as it stands in a block; to be made once and used for many exchanges."""
-    try:
-        packed = _pack_context(of)
-    except UnicodeEncodeError:  # a lone surrogate is no UTF-8; it becomes a question mark
-        kept = [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in of]
-        packed = _pack_context(kept)
-    text = CONTEXT_LENGTH.pack(len(packed)) + packed
-    return text + blocks.PADDINGS[-len(text) % 8]
 
 
 def exchange(

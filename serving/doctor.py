@@ -18,7 +18,7 @@ import alembic.runtime.migration
 import alembic.script
 import sqlalchemy as sa
 
-from capture import committer, database, mending, names, unpack, wal_files
+from capture import committer, database, exchanges, mending, names, unpack, wal_files
 from capture.settings import Settings
 from serving import processes
 
@@ -250,6 +250,8 @@ def _told(name: str, done: list[str]) -> list[Finding]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", platform.python_version())
+    compiled = Path(exchanges.__file__).suffix == ".so"
+    yield Finding("gateway", "compiled" if compiled else "interpreted")
     for name in PACKAGES:
         try:
             yield Finding(name, importlib.metadata.version(name))

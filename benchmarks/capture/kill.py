@@ -43,6 +43,7 @@ import psutil
 from capture import (
     blocks,
     committer,
+    contexts,
     database,
     delta,
     delta_history,
@@ -61,8 +62,8 @@ START_SECONDS = 60.0
 COMMIT_SECONDS = 10.0  # longest wait for one; on a full disk there may be none
 FINISH_SECONDS = 180.0
 PAUSE_SECONDS = 0.002  # between appends: enough rows to lose, few enough to compare
-CONTEXT = exchanges.context(
-    exchanges.Context(
+CONTEXT = contexts.packed(
+    contexts.Context(
         sampling_fraction=1.0,
         served_entity_id=None,
         requester=None,

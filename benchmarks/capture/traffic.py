@@ -10,7 +10,7 @@ import time
 
 import pyarrow as pa
 
-from capture import blocks, decoding, exchanges, names, rows
+from capture import blocks, contexts, decoding, exchanges, names, rows
 
 TABLE = "main.flights.flight_delay_payload"
 DISTINCT = 100_000  # to make a row takes ten times as long as to record it
@@ -43,8 +43,8 @@ def answer(chance: random.Random) -> str:
 
 
 def _context(entity: str) -> bytes:
-    return exchanges.context(
-        exchanges.Context(
+    return contexts.packed(
+        contexts.Context(
             sampling_fraction=1.0,
             served_entity_id=ENTITIES[entity],
             requester="admin",

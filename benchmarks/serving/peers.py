@@ -1,13 +1,15 @@
 """How does the whole product compare with other ways to serve the same model?
 
     python benchmarks/serving/peers.py [--peer async_numpy --peer litserve] [--cell "lr x1 c16"]
-                                       [--seconds 4] [--pairs 3]       all of it: 20 minutes
+                                       [--seconds 4] [--pairs 3] [--interpreted]
+                                       all of it: 20 minutes
 
 Ours: gateway with token, rate limit, grant, capture and counts, one worker process for a model, and
-the committer that writes the rows away. Peers (the files in peers/): `mlflow models serve`; FastAPI
-around pyfunc; async FastAPI with orjson and numpy, by hand; LitServe and BentoML with batching;
-uvicorn with a bare echo and no model. None of them has a token, a limit or a record. LitServe and
-BentoML get virtual environments of their own, made once by uv in --cache.
+the committer that writes the rows away; compiled as `INFERLAKE_COMPILE=1 pip install .` does it,
+which needs a C compiler, or with --interpreted as the source stands. Peers (the files in peers/):
+`mlflow models serve`; FastAPI around pyfunc; async FastAPI with orjson and numpy, by hand; LitServe
+and BentoML with batching; uvicorn with a bare echo and no model. None of them has a token, a limit
+or a record. LitServe, BentoML and the compiled inferlake are installed once, by uv, in --cache.
 
 A cell is a model (lr: logistic regression, rf: forest of 100 trees; 30 doubles), rows a request
 (xN) and connections (cN). wrk asks both in turn, ours first in every second pair, so that a busy
@@ -240,8 +242,8 @@ def own_figures(rows: Sequence[Row]) -> bool:
     return met
 
 
-def compare(folder: Path, options: argparse.Namespace) -> int:
-    """Measure everything asked for; the exit code."""
+def compare(folder: Path, options: argparse.Namespace, build: Path | None) -> int:
+    """Measure everything asked for; the exit code. `build`: of a compiled inferlake."""
     models = product.save_models(folder)
     endpoints = {name: product.Endpoint(path) for name, path in models.items()}
     endpoints["unrecorded"] = product.Endpoint(models["lr"], recorded=False)
@@ -250,7 +252,7 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     print(f"{'cell':12} {'peer':15} {'ours/s':>9} {'p50 ms':>7} {'p99 ms':>8} | {'peer/s':>9}"
           f" {'p50 ms':>7} {'p99 ms':>8} |")  # fmt: skip
     missing: list[str] = []
-    with product.running(folder / "data", endpoints) as ours:
+    with product.running(folder / "data", endpoints, build) as ours:
         bench = Bench(ours, folder, options)
         for peer in options.peer:
             for name, model in models.items():
@@ -282,6 +284,7 @@ def main() -> int:
     parser.add_argument("--cell", action="append", choices=list(by_name), help="default: all")
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each")
+    parser.add_argument("--interpreted", action="store_true", help="without compiled modules")
     parser.add_argument("--cache", type=Path, default=environments.default_cache(),
                         help="folder of the peers' environments")  # fmt: skip
     options = parser.parse_args()
@@ -290,8 +293,13 @@ def main() -> int:
         return 2
     options.peer = options.peer or list(BARS)
     options.cell = [by_name[name] for name in options.cell or by_name]
+    try:
+        build = None if options.interpreted else environments.compiled(options.cache)
+    except environments.NotInstalled as error:
+        print(f"inferlake cannot be compiled, try --interpreted: {error}.", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
-        return compare(Path(name), options)
+        return compare(Path(name), options, build)
 
 
 if __name__ == "__main__":

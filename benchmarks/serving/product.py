@@ -122,8 +122,11 @@ def process(command: list[str], log: Path, **environment: str) -> Iterator[subpr
 
 
 @contextmanager
-def running(folder: Path, endpoints: Mapping[str, Endpoint]) -> Iterator[Product]:
-    """The product on a new data directory, answering. Raises TimeoutError, after its logs."""
+def running(
+    folder: Path, endpoints: Mapping[str, Endpoint], build: Path | None = None
+) -> Iterator[Product]:
+    """The product on a new data directory, answering. `build`: folder of a compiled one. Raises
+    TimeoutError, after its logs."""
     specs = _prepare(folder, endpoints)
     port = free_port()
     ours = {
@@ -131,6 +134,8 @@ def running(folder: Path, endpoints: Mapping[str, Endpoint]) -> Iterator[Product
         "INFERLAKE_ADMIN_TOKEN": load.TOKEN,
         "INFERLAKE_PORT": str(port),
     }
+    if build is not None:
+        ours |= {"PYTHONPATH": str(build), "PYTHONSAFEPATH": "1"}
     with ExitStack() as stack:
 
         def started(name: str, *command: str) -> int:

@@ -11,6 +11,8 @@ bytes come in, so that nothing large is ever held.
 """
 
 import asyncio
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -33,25 +35,25 @@ LINGER_SECONDS = 1.0  # a draining server's patience with a connection that is j
 MAX_PIPELINED = 100
 
 
-def bound(plane: invoke.DataPlane) -> type["GatewayProtocol"]:
-    """The protocol class of one data plane, for uvicorn's `http` setting."""
-    return type("BoundGatewayProtocol", (GatewayProtocol,), {"plane": plane})
+def bound(plane: invoke.DataPlane) -> Callable[..., "GatewayProtocol"]:
+    """What makes the protocols of one data plane, for uvicorn's `http` setting."""
+    return functools.partial(GatewayProtocol, plane)
 
 
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
-    plane: invoke.DataPlane
-
     def __init__(
         self,
+        plane: invoke.DataPlane,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        settings = self.plane.settings
+        self.plane = plane
+        settings = plane.settings
         self._direct = not settings.plain_asgi
         self._max_body_bytes = settings.max_body_bytes
         self._max_header_bytes = settings.max_headers_bytes
@@ -191,7 +193,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_url(self, url: bytes) -> None:
-        self.url += url
+        self.url = self.url + url
         if len(self.url) > MAX_REQUEST_LINE_BYTES:
             self._refuse(errors.BadRequest(f"Request line over {MAX_REQUEST_LINE_BYTES} bytes."))
 

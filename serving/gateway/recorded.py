@@ -1,6 +1,6 @@
 """What requests have in common in the log, and what stands for an answer that never came. Pure."""
 
-from capture import exchanges
+from capture import contexts
 from serving import state, wire
 from serving.gateway import routing
 
@@ -35,8 +35,8 @@ class Contexts:
         found = self._packed.get(key)
         if found is None:
             entity = None if choice is None else choice.entity
-            found = self._packed[key] = exchanges.context(
-                exchanges.Context(
+            found = self._packed[key] = contexts.packed(
+                contexts.Context(
                     sampling_fraction=fraction,
                     served_entity_id=None if entity is None else entity.id,
                     requester=user,

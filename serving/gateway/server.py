@@ -1,5 +1,6 @@
 """The gateway's process: one uvicorn, one data plane; start, ready, drain, end."""
 
+import asyncio
 import gc
 import json
 import os
@@ -7,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -95,7 +96,7 @@ def _config(settings: Settings, plane: invoke.DataPlane, app: Any) -> uvicorn.Co
         app,
         host=settings.host,
         port=settings.port,
-        http=protocol.bound(plane),
+        http=cast(type[asyncio.Protocol], protocol.bound(plane)),  # it is only called
         ws="none",
         backlog=BACKLOG,
         log_config=None,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import blocks, decoding, encoding, exchanges, rows
+from capture import blocks, contexts, decoding, encoding, exchanges, rows
 
 CAP_BYTES = 40
 DAY_US = 86_400_000_000
@@ -18,7 +18,7 @@ MAYBE = st.none() | TEXT
 SHARE = st.none() | st.floats(0, 1)
 MICROS = st.integers(0, 2**32 - 1)
 CONTEXTS = st.builds(
-    exchanges.Context,
+    contexts.Context,
     sampling_fraction=st.floats(0, 1),
     served_entity_id=MAYBE,
     requester=MAYBE,
@@ -54,10 +54,10 @@ ANSWERED = st.fixed_dictionaries(
 EXCHANGES = st.lists(st.tuples(CONTEXTS, ANSWERED), min_size=1, max_size=4)
 
 
-def logged(context: exchanges.Context, answered: dict[str, Any]) -> exchanges.Exchange:
+def logged(context: contexts.Context, answered: dict[str, Any]) -> exchanges.Exchange:
     usage, looked_up = answered["usage_context"], answered["looked_up"]
     return exchanges.exchange(
-        exchanges.context(context),
+        contexts.packed(context),
         cap_bytes=CAP_BYTES,
         **answered
         | {
@@ -71,7 +71,7 @@ def int32(value: int) -> int:
     return min(value, 2**31 - 1)
 
 
-def row(context: exchanges.Context, answered: dict[str, Any]) -> rows.Payload:
+def row(context: contexts.Context, answered: dict[str, Any]) -> rows.Payload:
     """The row that a reader expects of an exchange."""
     request, encoding_, request_over = rows.loggable(answered["request"], CAP_BYTES)
     response, _, response_over = rows.loggable(answered["response"], CAP_BYTES)
@@ -147,11 +147,11 @@ def test_a_torn_block_of_exchanges_is_none(group: list[Any], data: st.DataObject
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_no_text_can_hold_costs_a_character_not_the_row(count: int) -> None:
-    context = exchanges.Context(*[None] * 12)._replace(
+    context = contexts.Context(*[None] * 12)._replace(
         sampling_fraction=1.0, endpoint_id="e", requester="\udc80", shadow=False
     )
     one = exchanges.exchange(
-        exchanges.context(context),
+        contexts.packed(context),
         time_ns=1,
         number=1,
         status=200,

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the servers bind.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the API.")
     dashboard_port: int = Field(default=8501, ge=0, le=65535, description="Port of the dashboard.")
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="Certificate (PEM, with its chain): the servers speak HTTPS. Clients that have "
+        "this setting trust that certificate alone, by any name.",
+    )
+    tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM).")
     database_url: str | None = Field(
         default=None,
         description="SQLAlchemy URL of the state; default: SQLite in the data directory.",

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import httpx2
 
+from dashboard import api
+
 POLL_SECONDS = 0.1
 HEADINGS = ["2rem", "1.7rem", "1.35rem", "1.2rem", "1.05rem", "1rem"]  # h1 .. h6
 APP = Path(__file__).with_name("app.py")
@@ -46,13 +48,17 @@ def options(host: str, port: int) -> list[str]:
         "theme.paddingBottom": "3rem",
         "theme.metricValueFontSize": "1.7rem",
     }
+    certificate, key = (os.environ.get(f"INFERLAKE_TLS_{name}") for name in ("CERTIFICATE", "KEY"))
+    if certificate and key:
+        chosen |= {"server.sslCertFile": certificate, "server.sslKeyFile": key}
     return ["run", str(APP), *(f"--{name}={value}" for name, value in chosen.items())]
 
 
 def announce(host: str, port: int, ready: Path, ended: threading.Event) -> None:
     """Create the ready file when the server answers."""
-    url = f"http://{host}:{port}/_stcore/health"
-    with httpx2.Client(trust_env=False, timeout=2.0) as client:
+    scheme = "https" if os.environ.get("INFERLAKE_TLS_CERTIFICATE") else "http"
+    url = f"{scheme}://{host}:{port}/_stcore/health"
+    with httpx2.Client(trust_env=False, timeout=2.0, verify=api.trust()) as client:
         while not ended.wait(POLL_SECONDS):
             try:
                 if client.get(url).status_code == 200:

@@ -49,6 +49,7 @@ def call(
     """The decoded reply of the server; ends the command when it refuses."""
     import httpx2
 
+    from capture import tls
     from capture.settings import Settings
 
     given: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
@@ -68,13 +69,13 @@ def call(
             headers={"Authorization": f"Bearer {text}"},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
+            verify=tls.trust(settings.tls_certificate),
         )
         found = answer.json()
-    except (httpx2.HTTPError, ValueError):
-        fail(
-            f"No server answers at {settings.url}; start one with `inferlake up`, "
-            "or set INFERLAKE_URL."
-        )
+    except tls.Unusable as error:
+        fail(str(error))
+    except (httpx2.HTTPError, ValueError) as error:
+        fail(tls.no_answer(settings.url, error))
     if answer.status_code >= 400:
         said = found.get("message") if isinstance(found, dict) else None
         fail(str(said or f"The server answered {answer.status_code}."))

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from capture import errors
+from capture import errors, tls
 from capture.settings import Settings
 
 TIMEOUT_SECONDS = 30.0
@@ -35,7 +35,11 @@ class Server:
         token = settings.service_token or settings.admin_token or settings.token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self.http = httpx2.Client(
-            base_url=settings.url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False
+            base_url=settings.url,
+            headers=headers,
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+            verify=tls.trust(settings.tls_certificate),
         )
 
     def traffic(self, endpoint: str) -> Traffic:

@@ -55,6 +55,13 @@ def up(
     dashboard_port: Annotated[
         int | None, typer.Option(help="Port of the dashboard.", show_default="8501")
     ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Speak HTTPS with this certificate (PEM, with its chain)."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of the certificate (PEM).")
+    ] = None,
     no_dashboard: Annotated[
         bool, typer.Option("--no-dashboard", help="Without the pages.")
     ] = False,
@@ -63,7 +70,12 @@ def up(
     from serving import supervisor
 
     settings = console.read_settings(
-        data_dir=data_dir, host=host, port=port, dashboard_port=dashboard_port
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        dashboard_port=dashboard_port,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
     )
     try:
         raise typer.Exit(supervisor.run(settings, dashboard=not no_dashboard))

@@ -40,6 +40,8 @@ def call(method: str, path: str, body: Any = None, data_dir: Path | None = None)
     import urllib.error
     import urllib.request
 
+    from capture import tls
+
     settings = read_settings(data_dir=data_dir)
     request = urllib.request.Request(
         settings.url.rstrip("/") + path,
@@ -47,18 +49,20 @@ def call(method: str, path: str, body: Any = None, data_dir: Path | None = None)
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {_token(settings)}", "Content-Type": "application/json"},
     )
-    # Without a proxy: the environment's may be anybody's, and the token is in the header.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
+        # Without a proxy: the environment's may be anybody's, and the token is in the header.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=tls.trust(settings.tls_certificate)),
+        )
         with opener.open(request, timeout=60) as reply:
             return json.loads(reply.read() or b"{}")
     except urllib.error.HTTPError as error:
         raise CommandFailed(_message(error.read(), error.code)) from None
-    except (urllib.error.URLError, OSError, ValueError):
-        raise CommandFailed(
-            f"No server answers at {settings.url}; start one with `inferlake up`, "
-            "or set INFERLAKE_URL."
-        ) from None
+    except tls.Unusable as error:
+        raise CommandFailed(str(error)) from None
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise CommandFailed(tls.no_answer(settings.url, error)) from None
 
 
 def pages(path: str, key: str, data_dir: Path | None) -> list[dict[str, Any]]:

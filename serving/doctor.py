@@ -12,18 +12,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import alembic.runtime.migration
 import alembic.script
 import sqlalchemy as sa
 
-from capture import committer, database, exchanges, mending, names, unpack, wal_files
+from capture import committer, database, exchanges, mending, names, tls, unpack, wal_files
 from capture.settings import Settings
 from serving import processes
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB
+SOON = timedelta(days=14)
 PACKAGES = ("inferlake", "deltalake", "pyarrow", "mlflow-skinny", "scikit-learn", "streamlit")
 BY_ITSELF = "`inferlake up` mends it, or `inferlake doctor --mend`"
 BY_CONSENT = "stop the server; `inferlake doctor --mend` saves what can be saved"
@@ -44,7 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Every check, in the order in which problems are best mended. Changes nothing."""
     findings = list(_data_dir(settings))
     if findings[-1].ok:
-        for check in (_disk, _database, _server, _log, _tables):
+        for check in (_disk, _database, _server, _certificate, _log, _tables):
             findings.extend(_safely(check, settings))
     findings.extend(_versions())
     return findings
@@ -135,16 +137,34 @@ def _alive(ready: Path) -> bool:
 
 
 def _health(settings: Settings) -> Finding:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"{settings.url.rstrip('/')}/health"
     try:
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=tls.trust(settings.tls_certificate)),
+        )
         with opener.open(url, timeout=5) as reply:
             return Finding("API", f"{url} answers {reply.status}")
     except urllib.error.HTTPError as error:
         return Finding("API", f"{url} answers {error.code}", False, "wait, or see logs/gateway.log")
+    except tls.Unusable as error:
+        return Finding("API", str(error), False, "set INFERLAKE_TLS_CERTIFICATE")
     except OSError as error:
         reason = getattr(error, "reason", error)
         return Finding("API", f"{url} does not answer ({reason})", False, "set INFERLAKE_URL")
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    if settings.tls_certificate is None:
+        return
+    try:
+        expires = tls.expires_at(settings.tls_certificate)
+    except tls.Unusable as error:
+        yield Finding("certificate", str(error), False, "set INFERLAKE_TLS_CERTIFICATE")
+        return
+    good = expires - datetime.now(UTC) >= SOON
+    advice = "" if good else "renew it, then start the server again"
+    yield Finding("certificate", f"valid until {expires:%Y-%m-%d %H:%MZ}", good, advice)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

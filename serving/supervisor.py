@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from capture import database
+from capture import database, tls
 from capture.settings import Settings
 from serving import access_state, children, contract, processes
 
@@ -87,11 +87,27 @@ def _claimed(settings: Settings, dashboard: bool) -> Iterator[Settings]:
             stale.unlink()
         yield settings.model_copy(
             update={
+                **_tls(settings),
                 **_ports(settings, dashboard),
                 "admin_token": SecretStr(_admin_token(settings)),
                 "service_token": SecretStr(secrets.token_urlsafe(32)),
             }
         )
+
+
+def _tls(settings: Settings) -> dict[str, Path]:
+    """Certificate and key, if given, each with its whole path. Raises UpFailed."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        if certificate is not key:
+            given, missing = ("certificate", "key") if key is None else ("key", "certificate")
+            raise UpFailed(f"--tls-{given} is given without --tls-{missing}; HTTPS takes both.")
+        return {}
+    try:
+        tls.check(certificate, key)
+    except tls.Unusable as error:
+        raise UpFailed(str(error)) from None
+    return {"tls_certificate": certificate.absolute(), "tls_key": key.absolute()}
 
 
 def _ports(settings: Settings, dashboard: bool) -> dict[str, int]:
@@ -162,11 +178,15 @@ def dashboard_link(settings: Settings) -> str:
             access_state.add_sign_in_code(connection, digest, contract.ADMIN_USER, expires_ms)
     finally:
         engine.dispose()
-    return f"http://{_shown(settings.host)}:{settings.dashboard_port}/?code={code}"
+    return f"{_scheme(settings)}://{_shown(settings.host)}:{settings.dashboard_port}/?code={code}"
 
 
 def _url(settings: Settings) -> str:
-    return f"http://{_shown(settings.host)}:{settings.port}"
+    return f"{_scheme(settings)}://{_shown(settings.host)}:{settings.port}"
+
+
+def _scheme(settings: Settings) -> str:
+    return "http" if settings.tls_certificate is None else "https"
 
 
 def _shown(host: str) -> str:
@@ -181,6 +201,9 @@ def _tell_ready(settings: Settings, dashboard: bool) -> None:
     stored = admin_token_path(settings)
     token = f'"$(cat {stored})"' if stored.is_file() else "$INFERLAKE_ADMIN_TOKEN"
     lines = [f"inferlake serves at {url}", f"  data       {settings.data_dir}"]
+    if settings.tls_certificate is not None:
+        trusted = f"INFERLAKE_TLS_CERTIFICATE={settings.tls_certificate}"
+        lines.append(f"  commands   export INFERLAKE_URL={url} {trusted}")
     if stored.is_file():
         lines.append(f"  token      {stored} (the administrator's; only you can read it)")
     if dashboard:
@@ -216,10 +239,13 @@ def exported(settings: Settings) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k != "INFERLAKE_TOKEN"}
     chosen = {*settings.model_fields_set, "data_dir", "host", "port", "dashboard_port"}
     for name in chosen - {"url", "token", "mlflow_tracking_uri"}:
-        value = getattr(settings, name)
-        if value is not None:
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            environment[f"INFERLAKE_{name.upper()}"] = text
+        value, variable = getattr(settings, name), f"INFERLAKE_{name.upper()}"
+        if value is None:
+            environment.pop(variable, None)
+            continue
+        environment[variable] = (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
     environment["INFERLAKE_DATA_DIR"] = str(settings.data_dir.absolute())
     environment["INFERLAKE_URL"] = _url(settings)
     environment["MLFLOW_TRACKING_URI"] = settings.mlflow_uri

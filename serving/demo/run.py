@@ -26,7 +26,11 @@ PAYLOAD = "main.flights.flight_delay_payload"
 def run(data_dir: Path, every: int | None, exit: bool) -> int:
     """Run the demo in `data_dir`, made anew. 0: every answered request is exactly one row."""
     settings = Settings(
-        data_dir=data_dir.absolute(), port=_free_port(8000), dashboard_port=_free_port(8501)
+        data_dir=data_dir.absolute(),
+        port=_free_port(8000),
+        dashboard_port=_free_port(8501),
+        tls_certificate=None,
+        tls_key=None,
     )
     _make_anew(settings.data_dir)
     _use_embedded_registry(settings)

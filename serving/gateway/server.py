@@ -98,6 +98,8 @@ def _config(settings: Settings, plane: invoke.DataPlane, app: Any) -> uvicorn.Co
         port=settings.port,
         http=cast(type[asyncio.Protocol], protocol.bound(plane)),  # it is only called
         ws="none",
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,

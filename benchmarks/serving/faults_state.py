@@ -1,4 +1,4 @@
-"""Rows of the fault matrix: the state database is locked, the disk is full, the clock jumps."""
+"""Rows of the fault matrix: the state database is locked or gone, a full disk, a jumping clock."""
 
 import contextlib
 import os
@@ -37,6 +37,35 @@ def state_locked(house: House, seconds: float = 12) -> list[Figure]:
         Figure("failed", failed(load.answers), most=0),
         Figure("control call: status", told, most=503, least=200),
         Figure("control call: wrong", float(told not in (200, 503)), most=0),
+        Figure("requests", len(load.answers)),
+    ]
+
+
+def state_gone(house: House, seconds: float = 60) -> list[Figure]:
+    """The state database is gone, then there again: queries go on from memory, a control call
+    waits or is told, and afterwards changes work."""
+    house.create("bereft", entity(SUM))
+    folder = house.settings.data_dir
+    aside = folder / "aside"
+    aside.mkdir()
+    tags = "/api/2.0/serving-endpoints/bereft/tags"
+    with house.load("bereft", 100, plus(1)) as load:
+        until(lambda: load.first_good_after(0))
+        files = sorted(folder.glob("inferlake.db*"))
+        for file in files:
+            file.rename(aside / file.name)
+        gone = time.monotonic()
+        during = house.api.patch(tags, json={"add_tags": [{"key": "a", "value": "b"}]}).status_code
+        time.sleep(max(0.0, gone + seconds - time.monotonic()))
+        for file in folder.glob("inferlake.db*"):  # made anew by who looked for one
+            file.unlink()
+        for file in files:
+            (aside / file.name).rename(file)
+        until(lambda: house.api.patch(tags, json={"delete_tags": ["a"]}).status_code == 200)
+    return [
+        Figure("failed", failed(load.answers), most=0),
+        Figure("control call: status", during, most=503, least=200),
+        Figure("control call: wrong", float(during not in (200, 500, 503)), most=0),
         Figure("requests", len(load.answers)),
     ]
 
@@ -137,4 +166,4 @@ def _fill(path: Path) -> None:
             file.flush()
 
 
-ROWS = {each.__name__: each for each in (state_locked, disk_full, clock_jumps)}
+ROWS = {each.__name__: each for each in (state_locked, state_gone, disk_full, clock_jumps)}

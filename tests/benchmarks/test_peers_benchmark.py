@@ -17,7 +17,17 @@ PEERS = Path(__file__).parents[2] / "benchmarks" / "serving" / "peers.py"
 
 
 def test_a_peer_is_compared_and_each_figure_has_its_bar() -> None:
-    short = ("--peer", "echo", "--cell", "lr x1 c16", "--seconds", "1", "--pairs", "1")
+    short = (
+        "--interpreted",
+        "--peer",
+        "echo",
+        "--cell",
+        "lr x1 c16",
+        "--seconds",
+        "1",
+        "--pairs",
+        "1",
+    )
     done = subprocess.run([sys.executable, PEERS, *short], capture_output=True, text=True)
     ratio = re.search(r"lr x1 c16 +echo .*ratio +(\d+\.\d+) +bar +0\.50", done.stdout)
     assert ratio is not None, done.stdout + done.stderr

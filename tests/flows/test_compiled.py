@@ -1,6 +1,5 @@
 """The wheel that `INFERLAKE_COMPILE=1` makes (hatch_build.py) keeps the same promises, compiled."""
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests import benchmarked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 
@@ -28,8 +29,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("cc") is None and "INFERLAKE_REQUIRE_TOOLS" not in os.environ:
         pytest.skip("The gateway is compiled with a C compiler.")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks" / "serving")
-        environments = importlib.import_module("environments")
+        environments = benchmarked.load(patch, "serving", "environments")
         found: Path = environments.compiled(tmp_path_factory.mktemp("compiled"))
     return found
 

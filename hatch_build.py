@@ -35,6 +35,7 @@ class CompiledGateway(BuildHookInterface[Any]):
     """Adds the extensions to a wheel, which is then one of this platform and Python."""
 
     PLUGIN_NAME = "custom"
+    _work: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
         """What has to be there before `initialize`."""
@@ -45,23 +46,28 @@ class CompiledGateway(BuildHookInterface[Any]):
         and is not would only be found out under load."""
         if version == "editable" or not _is_wanted():
             return
-        built = Path(tempfile.mkdtemp(prefix="inferlake-compiled-"))
-        _compile(built)
+        self._work = tempfile.TemporaryDirectory(prefix="inferlake-compiled-")
+        built = Path(self._work.name) / "built"
+        _compile(built, self._work.name)
         for extension in built.rglob("*.so"):
             build_data["force_include"][str(extension)] = str(extension.relative_to(built))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """The wheel is written."""
+        if self._work is not None:
+            self._work.cleanup()
 
 
 def _is_wanted() -> bool:
     return os.environ.get("INFERLAKE_COMPILE") == "1"
 
 
-def _compile(built: Path) -> None:
+def _compile(built: Path, work: str) -> None:
     from mypyc.build import mypycify
     from setuptools import Distribution
 
-    work = tempfile.mkdtemp(prefix="inferlake-c-")
     # Types are checked by mypy with all dependencies at hand, not here.
     options = ["--config-file=", "--ignore-missing-imports"]
     extensions = mypycify([*options, *MODULES], opt_level="3", target_dir=work)

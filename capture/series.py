@@ -1,7 +1,8 @@
 """Recorded requests as series over time.
 
-Read from the payload table, so a request counts once, however many rows it held. Shadow copies do
-not count: nobody waited for them.
+Read from the payload table, so a request counts once, however many rows it held; where the record
+keeps a share of the requests, one of it stands for as many. Shadow copies do not count: nobody
+waited for them.
 """
 
 from collections.abc import Mapping
@@ -17,16 +18,19 @@ MOST_POINTS = 2_000
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PARTS = ("gateway", "queue", "features", "predict")
+# How many requests a recorded one stands for; rows of older records do not say.
+WEIGHT = pl.when(pl.col("sampling_fraction") > 0).then(1 / pl.col("sampling_fraction")).otherwise(1)
 # Of each request, before requests are counted: a group of plain columns is summed up faster.
 MEASURED = {
+    "weight": WEIGHT,
     "duration_us": pl.sum_horizontal("gateway_us", "queue_us", "features_us", "predict_us"),
     "failed": filters.FAILED,
     "execution_ms": pl.col("execution_duration_ms"),
     **{f"{part}_us": pl.col(f"{part}_us").fill_null(0) for part in PARTS},
 }
 METRICS: dict[str, pl.Expr] = {
-    "requests": pl.len(),
-    "errors": pl.col("failed").sum(),
+    "requests": pl.col("weight").sum(),
+    "errors": pl.col("weight").filter("failed").sum(),
     "p50": pl.col("duration_us").quantile(0.5) / 1000,
     "p95": pl.col("duration_us").quantile(0.95) / 1000,
     "p99": pl.col("duration_us").quantile(0.99) / 1000,
@@ -52,9 +56,9 @@ def timeseries(settings: Settings, arguments: Mapping[str, Any]) -> dict[str, An
     (RFC 3339, `from <= time < to`), `step` (seconds; made longer where a series would have more
     than 2,000 points; default: about 200 points), `by` (`served_entity`, `status_code`, or nothing:
     `by` is null). Times of points are starts of steps, aligned to the epoch. Counts are 0 where
-    nothing came; latencies (milliseconds: `p50`, `p95`, `p99` of the whole stay, `execution` the
-    mean in the model; `gateway`, `queue`, `features`, `predict` the means of the stay's parts) are
-    null there.
+    nothing came, and estimates where a share of the requests is recorded; latencies (milliseconds:
+    `p50`, `p95`, `p99` of the whole stay, `execution` the mean in the model; `gateway`, `queue`,
+    `features`, `predict` the means of the stay's parts) are null there.
     """
     start, end = (filters.instant(arguments.get(name), name) for name in ("from", "to"))
     if start >= end:

@@ -86,6 +86,64 @@ def with_rows(body: api.Json, rows: list[dict[str, Any]]) -> api.Json:
     return {**body, "served_entities": entities, "traffic_config": traffic}
 
 
+def beside(endpoint: api.Json) -> list[dict[str, str]]:
+    """A row per thing that is set beside the configuration, in words; what is not set has none."""
+    gateway, telemetry = (endpoint.get(key) or {} for key in ("ai_gateway", "telemetry_config"))
+    usage = gateway.get("usage_tracking_config")
+    features = ", ".join(
+        str(each).removeprefix("TELEMETRY_FEATURE_").replace("_", " ").lower()
+        for each in telemetry.get("enabled_telemetry_features") or []
+    )
+    table = telemetry.get("inference_table_config")
+    limits = [*(endpoint.get("rate_limits") or []), *(gateway.get("rate_limits") or [])]
+    told = endpoint.get("email_notifications") or {}
+    addresses = [
+        f"{key.replace('_', ' ')}: {', '.join(str(each) for each in told[key])}"
+        for key in ("on_update_success", "on_update_failure")
+        if told.get(key)
+    ]
+    found = [
+        ("description", str(endpoint.get("description") or "")),
+        ("tags", ", ".join(_tag(tag) for tag in endpoint.get("tags") or [])),
+        ("limits", "; ".join(limit_words(limit) for limit in limits)),
+        ("gateway's inference table", _table_words(gateway.get("inference_table_config"))),
+        ("usage tracking", "" if usage is None else _on(usage.get("enabled"))),
+        ("telemetry", features),
+        ("telemetry's inference table", str(table.get("name")) + _share(table) if table else ""),
+        ("notifications (stored, not sent)", "; ".join(addresses)),
+    ]
+    return [{"what": what, "set to": said} for what, said in found if said]
+
+
+def limit_words(limit: api.Json) -> str:
+    """`600 calls a minute for user`, and of whom."""
+    key = str(limit.get("key") or "endpoint").replace("_", " ")
+    whom = f" {limit['principal']}" if limit.get("principal") else ""
+    return f"{words.count(limit.get('calls'))} calls a minute for {key}{whom}"
+
+
+def _tag(tag: api.Json) -> str:
+    return f"{tag.get('key')}={tag['value']}" if tag.get("value") else str(tag.get("key"))
+
+
+def _on(enabled: object) -> str:
+    return "on" if enabled else "off"
+
+
+def _share(table: api.Json) -> str:
+    share = words.figure(table.get("sampling_fraction"))
+    return "" if share in (None, 1.0) else f", {share * 100:g} % of the requests"
+
+
+def _table_words(table: api.Json | None) -> str:
+    if not table:
+        return ""
+    parts = [table.get(k) for k in ("catalog_name", "schema_name", "table_name_prefix")]
+    name = ".".join(str(part) for part in parts if part)
+    named = f": {name}" + ("_payload" if all(parts) else "") if name else ""
+    return _on(table.get("enabled", True)) + named + _share(table)
+
+
 def difference(before: object, after: object, first: str, second: str) -> str:
     """What changed, line by line; empty: nothing."""
     old, new = (json.dumps(x, indent=2, sort_keys=True).splitlines() for x in (before, after))
@@ -97,6 +155,7 @@ def difference(before: object, after: object, first: str, second: str) -> str:
 
 def draw(endpoint: api.Json) -> None:
     present(endpoint)
+    attributes(endpoint)
     edit(endpoint)
     limits(endpoint)
     history(endpoint)
@@ -120,6 +179,14 @@ def present(endpoint: api.Json) -> None:
         word = "recorded in" if table.get("enabled", True) else "no longer recorded in"
         facts.append(f"{word} {name}.{table.get('table_name_prefix')}_payload")
     st.caption(words.plain(" · ".join(facts)))
+
+
+def attributes(endpoint: api.Json) -> None:
+    """What is set beside the configuration, so that nothing that has an effect is invisible."""
+    rows = beside(endpoint)
+    if rows:
+        st.markdown("**Beside the configuration**")
+        st.dataframe(rows, hide_index=True, key="beside")
 
 
 def edit(endpoint: api.Json) -> None:
@@ -204,10 +271,7 @@ def limits(endpoint: api.Json) -> None:
     name, why_not = str(endpoint["name"]), actions.refused(endpoint)
     before = (endpoint.get("ai_gateway") or {}).get("rate_limits") or []
     now = {str(limit.get("key", "endpoint")): limit.get("calls") for limit in before}
-    said = [
-        f"{words.count(calls)} calls a minute for {key.replace('_', ' ')}"
-        for key, calls in now.items()
-    ]
+    said = [limit_words(limit) for limit in before]
     with st.expander(f"Limits: {words.plain(', '.join(said) or 'none')}", icon=":material/speed:"):
         with st.form("limits", border=False):
             left, right = st.columns(2)

@@ -10,6 +10,17 @@ SIZES = {
     "Medium": "8 to 16 requests at a time",
     "Large": "16 to 64 requests at a time",
 }
+TYPES = {
+    "CPU": "no GPU, 4 GiB of memory",
+    "CPU_MEDIUM": "no GPU, 8 GiB of memory",
+    "CPU_LARGE": "no GPU, 16 GiB of memory",
+    "GPU_SMALL": "1 GPU",
+    "GPU_MEDIUM": "1 GPU",
+    "GPU_LARGE": "1 GPU",
+    "GPU_XLARGE": "1 GPU",
+    "GPU_XLARGE_8": "8 GPUs",
+    "MULTIGPU_MEDIUM": "4 GPUs",
+}
 WATCHES = {
     "no": None,
     "numbers": "PROBLEM_TYPE_REGRESSION",
@@ -17,6 +28,18 @@ WATCHES = {
 }
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 PART = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What the form says under "More". concurrency: least and most requests at a time, in place of
+    the size; variables and tags: the lines as they were typed; calls: a minute, of all together."""
+
+    workload_type: str = "CPU"
+    concurrency: tuple[int, int] | None = None
+    variables: str = ""
+    tags: str = ""
+    calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,7 @@ class Wish:
     to_zero: bool = False
     recorded: tuple[str, str] | None = None
     watched: str | None = None
+    extra: Extra = Extra()
 
 
 def body(wish: Wish) -> dict[str, Any]:
@@ -42,8 +66,9 @@ def body(wish: Wish) -> dict[str, Any]:
             "name": entity_name(version),
             "entity_name": wish.model,
             "entity_version": version,
-            "workload_size": wish.size,
+            **_capacity(wish),
             "scale_to_zero_enabled": wish.to_zero,
+            **_more(wish.extra),
         }
         for version in wish.versions
     ]
@@ -64,7 +89,54 @@ def body(wish: Wish) -> dict[str, Any]:
             "table_name_prefix": wish.name,
             "enabled": True,
         }
-    return {"name": wish.name, "config": config}
+    return {"name": wish.name, "config": config, **_beside(wish.extra)}
+
+
+def _capacity(wish: Wish) -> dict[str, Any]:
+    if wish.extra.concurrency is None:
+        return {"workload_size": wish.size}
+    least, most = wish.extra.concurrency
+    return {"min_provisioned_concurrency": least, "max_provisioned_concurrency": most}
+
+
+def _more(extra: Extra) -> dict[str, Any]:
+    """Fields of each served entity; what is as the server would have it is left out."""
+    found: dict[str, Any] = {}
+    if extra.workload_type != "CPU":
+        found["workload_type"] = extra.workload_type
+    if variables := dict(pairs(extra.variables)):
+        found["environment_vars"] = variables
+    return found
+
+
+def _beside(extra: Extra) -> dict[str, Any]:
+    """Fields of the endpoint beside its configuration."""
+    found: dict[str, Any] = {}
+    if tags := pairs(extra.tags):
+        found["tags"] = [{"key": key, "value": value} for key, value in tags]
+    if extra.calls is not None:
+        limit = {"key": "endpoint", "calls": extra.calls, "renewal_period": "minute"}
+        found["ai_gateway"] = {"rate_limits": [limit]}
+    return found
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """Lines `name=value`; empty lines are left out, and those without a name: `wrong_line`."""
+    lines = [line.strip().partition("=") for line in text.splitlines() if line.strip()]
+    return [(name.strip(), value.strip()) for name, sign, value in lines if name.strip() and sign]
+
+
+def wrong_line(text: str) -> int | None:
+    """Number of the first line, from 1, that is not `name=value` or has a name for the second
+    time; None: all are. The line itself may hold a secret."""
+    seen: set[str] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        name, sign, _ = line.strip().partition("=")
+        name = name.strip()
+        if line.strip() and (not name or not sign or name in seen):
+            return number
+        seen.add(name)
+    return None
 
 
 def entity_name(version: str) -> str:
@@ -102,6 +174,16 @@ def missing(wish: Wish) -> str | None:
         return "The name has 1 to 63 letters, digits, '_' or '-'."
     if wish.recorded is not None and not all(PART.fullmatch(part) for part in wish.recorded):
         return "Catalog and schema have 1 to 128 letters, digits, '_' or '-'."
+    return _missing_more(wish.extra)
+
+
+def _missing_more(extra: Extra) -> str | None:
+    for what, text in (("Environment variables", extra.variables), ("Tags", extra.tags)):
+        number = wrong_line(text)
+        if number is not None:
+            return f"{what}, line {number}: write name=value, each name once."
+    if extra.concurrency is not None and extra.concurrency[0] > extra.concurrency[1]:
+        return "The fewest requests at a time are more than the most."
     return None
 
 

@@ -82,7 +82,8 @@ def form(models: dict[str, list[api.Json]], more: bool) -> creating.Wish | None:
     if len(versions) == 2:
         share = split(versions)
     recorded, watched = record(model)
-    return creating.Wish(name, model, versions, share, size, to_zero, recorded, watched)
+    extra = further()
+    return creating.Wish(name, model, versions, share, size, to_zero, recorded, watched, extra)
 
 
 def entity(models: dict[str, list[api.Json]], more: bool) -> tuple[str, tuple[str, ...]]:
@@ -164,6 +165,66 @@ def record(model: str) -> tuple[tuple[str, str] | None, str | None]:
         help=WATCH_HELP,
     )
     return where, creating.WATCHES[watch]
+
+
+def further() -> creating.Extra:
+    """What most endpoints leave as it is. Variables and tags stay out of the address: a link is
+    sent to others, and a variable may hold a secret."""
+    with st.expander("More: machine, variables, tags, limit", icon=":material/tune:"):
+        kind = frame.pick(
+            st,
+            "Machine",
+            "machine",
+            list(creating.TYPES),
+            "CPU",
+            format_func=lambda t: f"{t}: {creating.TYPES[t]}",
+            help="For each copy of a version. One with GPUs waits until the server has them free; "
+            "the server's settings may say another memory.",
+        )
+        concurrency = numbers()
+        variables = st.text_area(
+            "Environment variables",
+            key="create_variables",
+            placeholder="LOG_LEVEL=info\nAPI_KEY={{secrets/scope/key}}",
+            help="Of the model's process, one NAME=value a line.",
+        )
+        st.caption(
+            "Keep secrets out of it: `{{secrets/scope/key}}` as a value is opened only when the "
+            "model starts. Secrets are made on the Settings page."
+        )
+        tags = st.text_area(
+            "Tags",
+            key="create_tags",
+            placeholder="team=pricing\nstage=trial",
+            height=80,
+            help="To find and group endpoints, one key=value a line.",
+        )
+        calls = st.number_input(
+            "Calls a minute, of all together",
+            min_value=0,
+            value=None,
+            key="create_calls",
+            placeholder="no limit",
+            help="Calls beyond it are answered 429.",
+        )
+    return creating.Extra(kind, concurrency, variables, tags, calls)
+
+
+def numbers() -> tuple[int, int] | None:
+    """Fewest and most requests at a time; None: as the size says."""
+    own = frame.switch(
+        st,
+        "Set how many requests at a time by numbers, in place of the size",
+        "numbers",
+        False,
+        help="For each version. The server keeps room for the fewest and grows to the most.",
+    )
+    if not own:
+        return None
+    left, right = st.columns(2)
+    least = left.number_input("Fewest at a time", 0, 1024, 4, key="create_least")
+    most = right.number_input("Most at a time", 1, 1024, 8, key="create_most")
+    return int(least), int(most)
 
 
 def request(wish: creating.Wish | None) -> None:

@@ -35,7 +35,8 @@ class Record:
 
     async def timeseries(self, request: Request, name: str) -> Response:
         """Requests, errors and latencies over time, with what happened to the endpoint meanwhile;
-        default: the last hour."""
+        default: the last hour. `recorded` false: its requests are not recorded now, so that no
+        request in the series does not mean that none came."""
         await run_in_threadpool(self.context.require, request, name, "CAN_VIEW")
         given = reading.query(request, ("metrics", "from", "to", "step", "by"))
         end = reading.moment(given, "to") or now_ms()
@@ -52,7 +53,8 @@ class Record:
             asked["table"] = recorded.full_name
             found = await self.context.read("timeseries", asked)
         events = await run_in_threadpool(self._events, name, start, end)
-        return envelope.Json({**found, "events": events})
+        enabled = recorded is not None and recorded.enabled
+        return envelope.Json({**found, "recorded": enabled, "events": events})
 
     async def capture(self, request: Request, name: str) -> Response:
         """How far the record of requests has come."""

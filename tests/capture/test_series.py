@@ -43,6 +43,23 @@ def test_requests_errors_and_latencies_per_step(shop_settings):
     assert times == [shop.START + timedelta(minutes=n) for n in range(3)]
 
 
+def test_a_recorded_request_counts_for_those_that_the_share_left_out(shop_settings):
+    shop.write_requests(
+        shop_settings,
+        {"after": 0, "sampling_fraction": 0.25, "gateway_us": 21_000},
+        {"after": 1, "sampling_fraction": 0.25, "status_code": 503, "error_source": "server"},
+        {"after": 2, "sampling_fraction": 1.0},
+        {"after": 3, "sampling_fraction": None},
+    )
+    reply = series.timeseries(shop_settings, {**RANGE, "metrics": "requests,errors,p50,p99"})
+    assert values(reply, "requests") == [10, 0, 0]
+    assert values(reply, "errors") == [4, 0, 0]
+    assert values(reply, "p99") == [30.0, None, None]
+    coded = series.timeseries(shop_settings, {**RANGE, "metrics": "requests", "by": "status_code"})
+    assert values(coded, "requests", "200") == [6, 0, 0]
+    assert values(coded, "requests", "503") == [4, 0, 0]
+
+
 def test_series_per_version(shop_settings):
     shop.write_requests(
         shop_settings, {"after": 0}, {"after": 1, "served_entity_name": "v2"}, {"after": 61}

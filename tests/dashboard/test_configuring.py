@@ -60,3 +60,53 @@ def test_a_difference_names_both_sides_and_is_empty_where_nothing_changed() -> N
     assert configuring.difference({"a": 1}, {"a": 1}, "x", "y") == ""
     told = configuring.difference({"a": 1}, {"a": 2}, "configuration 1", "configuration 2")
     assert "--- configuration 1" in told and '+  "a": 2' in told
+
+
+def test_what_is_set_beside_the_configuration_is_told_in_words() -> None:
+    told = configuring.beside(
+        {
+            "description": "prices of the shop",
+            "tags": [{"key": "team", "value": "pricing"}, {"key": "trial"}],
+            "rate_limits": [{"calls": 5, "key": "user", "renewal_period": "minute"}],
+            "ai_gateway": {
+                "rate_limits": [
+                    {"calls": 600, "key": "endpoint", "renewal_period": "minute"},
+                    {"calls": 7, "key": "service_principal", "principal": "ci"},
+                ],
+                "usage_tracking_config": {"enabled": True},
+                "inference_table_config": {
+                    "catalog_name": "main",
+                    "schema_name": "s",
+                    "table_name_prefix": "shop",
+                    "enabled": False,
+                    "sampling_fraction": 0.25,
+                },
+            },
+            "telemetry_config": {
+                "enabled_telemetry_features": ["TELEMETRY_FEATURE_INFERENCE_TABLE"],
+                "inference_table_config": {"name": "main.s.t"},
+            },
+            "email_notifications": {"on_update_failure": ["a@example.org", "b@example.org"]},
+        }
+    )
+    assert [tuple(row.values()) for row in told] == [
+        ("description", "prices of the shop"),
+        ("tags", "team=pricing, trial"),
+        (
+            "limits",
+            "5 calls a minute for user; 600 calls a minute for endpoint; "
+            "7 calls a minute for service principal ci",
+        ),
+        ("gateway's inference table", "off: main.s.shop_payload, 25 % of the requests"),
+        ("usage tracking", "on"),
+        ("telemetry", "inference table"),
+        ("telemetry's inference table", "main.s.t"),
+        (
+            "notifications (stored, not sent)",
+            "on update failure: a@example.org, b@example.org",
+        ),
+    ]
+
+
+def test_what_is_not_set_has_no_row() -> None:
+    assert configuring.beside({"name": "shop", "tags": [], "ai_gateway": {}}) == []

@@ -48,6 +48,40 @@ def test_a_link_fills_the_form(opened: Any, provider: Any) -> None:
     assert monitor["inference_log"]["problem_type"] == "PROBLEM_TYPE_CLASSIFICATION"
 
 
+def test_more_is_sent_as_it_was_written_and_stays_out_of_the_address(
+    opened: Any, provider: Any
+) -> None:
+    app = opened("create", endpoint="", machine="CPU_LARGE", numbers="yes")
+    app.text_area(key="create_variables").set_value("KEY={{secrets/s/k}}")
+    app.text_area(key="create_tags").set_value("team=pricing")
+    app.number_input(key="create_most").set_value(32)
+    app.number_input(key="create_calls").set_value(600).run()
+    assert not app.exception
+    assert "The server has checked it" in said(app)
+    body = provider.sent[-1][2]
+    [entity] = body["config"]["served_entities"]
+    assert entity["workload_type"] == "CPU_LARGE"
+    assert entity["max_provisioned_concurrency"] == 32 and "workload_size" not in entity
+    assert entity["environment_vars"] == {"KEY": "{{secrets/s/k}}"}
+    assert body["tags"] == [{"key": "team", "value": "pricing"}]
+    assert body["ai_gateway"]["rate_limits"][0]["calls"] == 600
+    assert '"GPU' not in said(app) and '"calls": 600' in said(app)
+    assert not any("secrets" in str(value) for value in app.query_params.values())
+    app.button(key="create").click().run()
+    assert provider.sent[-1] == ("POST", SERVING, body)
+
+
+def test_a_wrong_line_under_more_is_said_before_the_server_is_asked(
+    opened: Any, provider: Any
+) -> None:
+    app = opened("create", endpoint="")
+    asked = len(provider.sent)
+    app.text_area(key="create_variables").set_value("LOG_LEVEL").run()
+    assert "Environment variables, line 1: write name=value" in said(app)
+    assert app.button(key="create").disabled
+    assert len(provider.sent) == asked
+
+
 def test_what_the_server_refuses_cannot_be_sent_and_is_said(opened: Any, provider: Any) -> None:
     provider.modes[SERVING] = "conflict"
     provider.overrides[SERVING] = {"endpoints": []}

@@ -3,6 +3,7 @@
 import pytest
 
 from dashboard import creating
+from serving import contract
 
 
 def test_one_version_gets_everything_and_two_share_by_construction() -> None:
@@ -28,6 +29,46 @@ def test_one_version_gets_everything_and_two_share_by_construction() -> None:
     ]
 
 
+def test_what_stands_under_more_is_sent_and_the_rest_left_to_the_server() -> None:
+    extra = creating.Extra(
+        workload_type="GPU_SMALL",
+        concurrency=(2, 16),
+        variables="A=1\n\n URL = http://x/?a=b \nKEY={{secrets/s/k}}",
+        tags="team=pricing\nempty=",
+        calls=600,
+    )
+    body = creating.body(creating.Wish("shop", "m", ("1", "2"), extra=extra))
+    for entity in body["config"]["served_entities"]:
+        assert entity["workload_type"] == "GPU_SMALL"
+        assert "workload_size" not in entity
+        assert entity["min_provisioned_concurrency"] == 2
+        assert entity["max_provisioned_concurrency"] == 16
+        assert entity["environment_vars"] == {
+            "A": "1",
+            "URL": "http://x/?a=b",
+            "KEY": "{{secrets/s/k}}",
+        }
+    assert body["tags"] == [{"key": "team", "value": "pricing"}, {"key": "empty", "value": ""}]
+    limit = {"key": "endpoint", "calls": 600, "renewal_period": "minute"}
+    assert body["ai_gateway"] == {"rate_limits": [limit]}
+
+
+def test_machines_are_those_of_the_contract() -> None:
+    assert tuple(creating.TYPES) == contract.WORKLOAD_TYPES
+
+
+def test_a_limit_of_no_calls_is_a_limit() -> None:
+    body = creating.body(creating.Wish("shop", "m", ("1",), extra=creating.Extra(calls=0)))
+    assert body["ai_gateway"]["rate_limits"][0]["calls"] == 0
+
+
+@pytest.mark.parametrize("text", ["A=1\nhunter2", "A=1\n=hunter2", "A=1\nA=hunter2"])
+def test_a_wrong_line_is_told_by_its_number_and_not_repeated(text: str) -> None:
+    for extra in (creating.Extra(variables=text), creating.Extra(tags=text)):
+        told = str(creating.missing(creating.Wish("shop", "m", ("1",), extra=extra)))
+        assert "line 2" in told and "hunter2" not in told
+
+
 def test_a_monitor_watches_the_typed_table_of_the_record() -> None:
     wish = creating.Wish("shop", "m", ("1",), recorded=("main", "s"))
     assert creating.body(wish)["config"]["auto_capture_config"]["table_name_prefix"] == "shop"
@@ -47,6 +88,7 @@ def test_a_monitor_watches_the_typed_table_of_the_record() -> None:
         (creating.Wish("", "m", ("1",)), "a name"),
         (creating.Wish("my shop", "m", ("1",)), "1 to 63 letters"),
         (creating.Wish("shop", "m", ("1",), recorded=("main", "a b")), "Catalog and schema"),
+        (creating.Wish("shop", "m", ("1",), extra=creating.Extra(concurrency=(9, 8))), "fewest"),
     ],
 )
 def test_what_is_missing_is_said_before_the_server_is_asked(wish: creating.Wish, said: str) -> None:

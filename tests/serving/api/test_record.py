@@ -113,7 +113,7 @@ def test_series_count_requests_and_name_what_happened(server: Any, recorded: lis
     found = server.ok("GET", f"{OURS}/endpoints/rec/timeseries?metrics=requests,p99&step=60")
     counts = next(s for s in found["series"] if s["metric"] == "requests")
     assert sum(value for _, value in counts["points"]) == len(recorded)
-    assert found["step_seconds"] == 60
+    assert found["step_seconds"] == 60 and found["recorded"] is True
     assert [(e["kind"], e["text"]) for e in found["events"]] == [
         ("configuration", "Configuration 1: v1 100 %")
     ]
@@ -130,7 +130,35 @@ def test_capture_tells_how_far_the_record_is(server: Any, recorded: list[str]) -
     assert found["last_commit_time"].endswith("Z")
     make(server, "unrecorded", record=False)
     assert server.ok("GET", f"{OURS}/endpoints/unrecorded/capture")["table"] is None
-    assert server.ok("GET", f"{OURS}/endpoints/unrecorded/timeseries")["series"] == []
+    found = server.ok("GET", f"{OURS}/endpoints/unrecorded/timeseries")
+    assert found["series"] == [] and found["recorded"] is False
+
+
+def test_a_record_is_switched_on_as_the_page_of_metrics_says(server: Any) -> None:
+    make(server, "late", record=False)
+    wanted = {"inference_table_config": {"enabled": True}}
+    server.ok("PUT", f"{BASE}/late/ai-gateway", wanted)
+    query(server, "late", "first")
+    found = server.until(
+        f"{OURS}/endpoints/late/timeseries?metrics=requests",
+        lambda found: any(value for each in found["series"] for _, value in each["points"]),
+    )
+    assert found["recorded"] is True
+    assert (
+        server.ok("GET", f"{OURS}/endpoints/late/capture")["table"] == "main.default.late_payload"
+    )
+
+
+def test_series_say_that_a_record_was_switched_off(server: Any) -> None:
+    make(server, "switched")
+    path = f"{OURS}/endpoints/switched/timeseries?metrics=requests"
+    assert server.ok("GET", path)["recorded"] is True
+    entity = {"name": "v1", "entity_name": "main.f.m", "entity_version": "1"}
+    table = {"schema_name": "f", "enabled": False}
+    config = {"served_entities": [entity], "auto_capture_config": table}
+    server.ok("PUT", f"{BASE}/switched/config", config)
+    server.complete("switched")
+    server.until(path, lambda found: found["recorded"] is False)
 
 
 def test_usage_is_counted_by_endpoint_and_user(server: Any, recorded: list[str]) -> None:

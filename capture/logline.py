@@ -12,10 +12,23 @@ _secrets: set[str] = set()
 _write_lock = threading.Lock()
 
 
+LEAST_HIDDEN_CHARACTERS = 8  # a shorter value stands in too many innocent words
+
+
 def hide(secret: str) -> None:
-    """Mask this value in every later line of this process."""
-    if len(secret) >= 8:
-        _secrets.add(secret)
+    """Mask this value in every later line of this process, as it is and as JSON or Python print it;
+    of one with several lines each line, too."""
+    for part in {secret, *secret.splitlines()}:
+        if len(part.strip()) >= LEAST_HIDDEN_CHARACTERS:
+            _secrets.update({part, json.dumps(part)[1:-1], repr(part)[1:-1]})
+
+
+def mask(text: str) -> str:
+    """Text without the values that this process hides."""
+    # The longest first: a value may hold another one. A copy, since threads hide more meanwhile.
+    for secret in sorted(_secrets.copy(), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
 class Logger:
@@ -60,9 +73,7 @@ def _write(level: str, name: str, event: str, facts: dict[str, Any]) -> None:
         "event": event,
         **facts,
     }
-    text = json.dumps(line, default=str, ensure_ascii=True)
-    for secret in _secrets:
-        text = text.replace(secret, "***")
+    text = mask(json.dumps(line, default=str, ensure_ascii=True))
     # A full disk behind standard error must not stop the work that the line tells of.
     with _write_lock, contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")

@@ -29,6 +29,15 @@ class Settings(BaseSettings):
     service_token: SecretStr | None = Field(
         default=None, description="Token of inferlake's own processes; made by `up` at every start."
     )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        description="Key that seals secrets (base64, 32 bytes); default: `secret-key` in the data "
+        "directory, made when first needed.",
+    )
+    secret_key_before: SecretStr | None = Field(
+        default=None,
+        description="The key before that one: what it sealed is opened, and sealed anew by `up`.",
+    )
     host: str = Field(default="127.0.0.1", description="Address that the servers bind.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the API.")
     dashboard_port: int = Field(default=8501, ge=0, le=65535, description="Port of the dashboard.")
@@ -59,7 +68,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=16 * MIB, gt=0, description="Largest body of a custom model."
     )
-    max_answer_bytes: int = Field(default=64 * MIB, gt=0, description="Largest answer of a model.")
+    max_answer_bytes: int = Field(
+        default=64 * MIB,
+        gt=0,
+        le=250 * MIB,  # a frame of serving/wire.py holds little more
+        description="Largest answer of a model; at most 250 MiB.",
+    )
     max_headers_bytes: int = Field(default=65_536, gt=0, description="All headers together.")
     header_timeout_seconds: float = Field(default=10, gt=0, description="Time to send the headers.")
     body_timeout_seconds: float = Field(default=60, gt=0, description="Time to send the body.")

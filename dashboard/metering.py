@@ -6,13 +6,20 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import address, api, charts, frame, words
+from dashboard import actions, address, api, charts, frame, words
 
 PARTS = ("gateway", "queue", "features", "predict")
 METRICS = ",".join(("requests", "errors", "p50", "p95", "p99", *PARTS))
 SHADES = {"p50": "#56B4E9", "p95": "#0B5CAD", "p99": "#7A3E9D"}
 PART_SHADES = dict(zip(PARTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
 MEGABYTE = 1_000_000
+# Ways of the server to a model, fastest first, in the words of somebody who never saw them.
+WAYS = {
+    "linear": "its arithmetic alone",
+    "numpy": "an array of numbers",
+    "frame": "a typed table",
+    "mlflow": "MLflow's own functions",
+}
 
 
 def draw(endpoint: api.Json) -> None:
@@ -39,6 +46,8 @@ def now(name: str) -> None:
     st.markdown("**Now**")
     if rows:
         st.dataframe(rows, hide_index=True, key="load_now")
+        for told in filter(None, map(way_told, entities)):
+            st.caption(told)
     else:
         st.caption("Nothing runs.")
 
@@ -74,6 +83,28 @@ def load_row(entity: api.Json, before: dict[str, float], seconds: float) -> dict
     }
 
 
+def way_told(entity: api.Json) -> str:
+    """How requests reach the model of one version, and why not faster; empty while nobody knows."""
+    reports = [r for r in entity.get("replicas") or [] if r.get("ways")]
+    if not reports:
+        return ""
+    ways = reports[-1]["ways"]
+    best = next((way for way in WAYS if ways.get(way) == "proven"), "mlflow")
+    taken = {w: sum(int((r.get("calls") or {}).get(w, 0)) for r in reports) for w in WAYS}
+    counted = ", ".join(f"{words.count(n)} by {way}" for way, n in taken.items() if n)
+    faster = list(WAYS)[: list(WAYS).index(best)]
+    slower = "; ".join(f"{way} ({words.plain(ways.get(way))})" for way in faster)
+    proof = (
+        ", a shortcut past MLflow that gave the same answers in a test at its start; unusual "
+        "requests go through MLflow's own functions"
+    )
+    return (
+        f"**{words.plain(entity.get('served_entity'))}** is called by {WAYS[best]} ({best})"
+        f"{'' if best == 'mlflow' else proof}. Requests answered: {counted or 'none yet'}."
+        + (f" Faster ways that are not taken: {slower}." if slower else "")
+    )
+
+
 # over time
 
 
@@ -88,7 +119,12 @@ def live(name: str, created: object, per_version: bool) -> None:
     if reply is None:
         return
     series = reply.get("series") or []
+    recorded = reply.get("recorded", True)
+    if not recorded:
+        unrecorded(name)
     if not any(entry.get("points") for entry in series):
+        if not recorded:
+            return
         frame.empty(
             "No request in this time range",
             "Choose a longer range above, or send a request from the Overview tab.",
@@ -99,6 +135,20 @@ def live(name: str, created: object, per_version: bool) -> None:
     )
     codes = (coded or {}).get("series") or []
     figures(series, codes, reply.get("step_seconds") or step, events(reply.get("events")))
+
+
+def unrecorded(name: str) -> None:
+    """Nothing of the traffic is seen here, and how that is changed."""
+    frame.empty(
+        "Requests of this endpoint are not recorded",
+        "Charts over time are drawn from the record, so requests that come now do not show here. "
+        "The request below switches the record on, without a restart: into the table it had, else "
+        f"into main.default.{name}_payload; catalog_name and schema_name beside enabled name "
+        "another place.",
+    )
+    body = {"inference_table_config": {"enabled": True}}
+    path = f"{api.SERVING}/{name}/ai-gateway"
+    actions.as_curl("PUT", path, body, "Switch the record on: copy as curl")
 
 
 def span(created: object) -> tuple[datetime, datetime]:

@@ -5,7 +5,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from capture import names
+from capture import logline, names
 from capture.settings import Settings
 
 MOST_BYTES = 256 << 10
@@ -15,7 +15,7 @@ TAIL_LINES, TAIL_CHARACTERS = 15, 1500
 
 def of_entity(settings: Settings, endpoint: str, entity: str) -> str:
     """The ends of the logs of an entity's replicas and template, the one written last at the end;
-    at most 256 KiB."""
+    at most 256 KiB, hidden values masked."""
     root = settings.logs_dir.resolve()
     folder = root / names.check_entity(endpoint, "name") / names.check_entity(entity, "entity")
     if not folder.resolve().is_relative_to(root) or not folder.is_dir():
@@ -32,12 +32,12 @@ def of_entity(settings: Settings, endpoint: str, entity: str) -> str:
 
 
 def tail(path: Path) -> str:
-    """What a model printed last, for a message: at most 15 lines and 1,500 characters. Our own
-    log events are left out: they say nothing of why it ended."""
+    """What a model printed last, for a message: at most 15 lines and 1,500 characters, hidden
+    values masked. Our own log events are left out: they say nothing of why it ended."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 65_536))
-            text = file.read().decode(errors="replace")
+            text = logline.mask(file.read().decode(errors="replace"))
     except FileNotFoundError:
         return ""
     printed = (line.rstrip() for line in text.splitlines() if not line.startswith('{"time": '))
@@ -83,4 +83,4 @@ def _end(path: Path, most: int) -> str:
         return ""
     if size > most:
         data = data.partition(b"\n")[2]
-    return data.decode("utf-8", "replace")
+    return logline.mask(data.decode("utf-8", "replace"))

@@ -29,7 +29,16 @@ from serving.features import spec
 log = logline.logger(__name__)
 
 HELPER_SECONDS = 300.0
-_HIDDEN = ("INFERLAKE_ADMIN_TOKEN", "INFERLAKE_SERVICE_TOKEN", "INFERLAKE_DATABASE_URL")
+MOST_HOPS = 5
+_HIDDEN = (
+    "INFERLAKE_ADMIN_TOKEN",
+    "INFERLAKE_SERVICE_TOKEN",
+    "INFERLAKE_DATABASE_URL",
+    "INFERLAKE_SECRET_KEY",
+    "INFERLAKE_SECRET_KEY_BEFORE",
+)
+# Where the files of a model may lie, beside folders of this machine: see check_source.
+SCHEMES = frozenset(("mlflow-artifacts", "runs", "models", "s3", "gs", "abfss", "wasbs", "dbfs"))
 _KINDS = {
     "double": "double",
     "float": "double",
@@ -120,14 +129,53 @@ def digest(folder: Path) -> str:
     """SHA-256 over names and contents of a model's files: fixed when a configuration is accepted,
     compared when it is loaded. Byte code is left out, since loading writes it."""
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if "__pycache__" in path.parts:
-            continue
+    for path in _files(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").digest()
         name = str(path.relative_to(folder)).encode()
         total.update(len(name).to_bytes(4, "little") + name + content)
     return f"sha256:{total.hexdigest()}"
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if "__pycache__" not in path.parts]
+
+
+class Accepted:
+    """The files of a model version, which must be those that a configuration was accepted with.
+    A check reads them only if one was touched since the last check."""
+
+    def __init__(self, name: str, version: str, folder: Path, expected: str | None) -> None:
+        """expected: their digest; None for a configuration older than digests."""
+        self.name, self.version, self.folder, self.expected = name, version, folder, expected
+        self._checked: list[tuple[str, int, int, int, int]] | None = None
+
+    def check(self) -> None:
+        """Raises Conflict when they are others by now. Reads gigabytes at the first call."""
+        if self.expected is None:
+            return
+        try:
+            # Before they are read: what is written meanwhile must be seen by the next check.
+            stamps = [_stamp(path) for path in _files(self.folder)]
+            if stamps == self._checked:
+                return
+            same = digest(self.folder) == self.expected
+        except OSError:
+            same = False
+        self._checked = stamps if same else None
+        if not same:
+            raise errors.Conflict(
+                f"The files of model '{self.name}' version {self.version} changed since the "
+                "version was accepted, so it is not started; register them as a new version and "
+                "serve that."
+            )
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int, int]:
+    # The time of the last change of the inode, too: unlike st_mtime no program can set it back.
+    seen = path.stat()
+    return str(path), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
 
 
 def set_alias(settings: Settings, name: str, alias: str, version: str) -> None:
@@ -161,6 +209,7 @@ def _locate(settings: Settings, name: str, reference: str) -> tuple[str, Path]:
         found = _query(path, name, reference)
         if found is not None:
             version, location = found
+            check_source(settings.mlflow_uri, name, version, location)
             if (folder := local_folder(location)) is not None:
                 return version, folder
     answer = helper(settings, {"do": "find", "name": name, "reference": reference})
@@ -188,6 +237,29 @@ def local_folder(location: str) -> Path | None:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
     return Path(location) if location.startswith("/") else None
+
+
+def check_source(registry_uri: str, name: str, version: str, location: str) -> None:
+    """Who may write to a registry names any address there: only these are read. Raises BadRequest.
+    A path is one of this machine, hence only a registry of this machine may name it."""
+    scheme = "file" if location.startswith("/") else urlsplit(location).scheme.lower()
+    if scheme in SCHEMES:
+        return
+    if scheme == "file" and local_folder(location) is not None and _is_local(registry_uri):
+        return
+    allowed = ", ".join(sorted(SCHEMES))
+    raise errors.BadRequest(
+        f"The files of model '{name}' version '{version}' lie at an address of the kind "
+        f"'{scheme[:20] or 'relative path'}'; allowed are {allowed}, and paths of this machine if "
+        "the registry is one of this machine."
+    )
+
+
+def _is_local(registry_uri: str) -> bool:
+    """A file or folder; Databricks is named by a plain word, too."""
+    scheme = urlsplit(registry_uri).scheme.lower()
+    plain = not scheme and registry_uri not in ("databricks", "databricks-uc", "uc")
+    return plain or scheme in ("sqlite", "file")
 
 
 def _query(path: Path, name: str, reference: str) -> tuple[str, str] | None:
@@ -257,6 +329,8 @@ def helper(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
         raise errors.Unavailable("The model registry does not answer.") from None
     if "missing" in answer:
         raise _missing(request["name"], request.get("reference") or request["version"])
+    if "refused" in answer:
+        raise errors.BadRequest(answer["refused"])
     if "error" in answer:
         log.error("registry_refused", request=dict(request), error=answer["error"])
         raise errors.Unavailable("The model registry did not do what it was asked.")
@@ -273,6 +347,8 @@ def main() -> None:
         client = mlflow.MlflowClient()
         does = {"set_alias": _set_alias, "find": _download, "list": _list}
         answer = does[request["do"]](client, request)
+    except errors.BadRequest as error:
+        answer = {"refused": error.message}
     except MlflowException as error:
         code = error.error_code
         gone = code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -311,7 +387,8 @@ def _download(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         found = client.get_model_version_by_alias(name, reference[1:])
     else:
         found = client.get_model_version(name, reference)
-    location = client.get_model_version_download_uri(name, found.version)
+    location = _underlying(client.get_model_version_download_uri(name, found.version))
+    check_source(os.environ["MLFLOW_REGISTRY_URI"], name, str(found.version), location)
     folder = local_folder(location)
     if folder is None:
         target = Path(request["downloads"], quote(name, safe=""), str(int(found.version)))
@@ -321,6 +398,23 @@ def _download(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         inner = next(target.rglob("MLmodel"), target / "MLmodel")
         folder = inner.parent
     return {"version": str(found.version), "folder": str(folder)}
+
+
+def _underlying(location: str) -> str:
+    """The address that a `runs:` or `models:` address stands for. Raises BadRequest."""
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+    for _ in range(MOST_HOPS):
+        scheme = urlsplit(location).scheme.lower()
+        if scheme not in ("models", "runs"):
+            return location
+        kind = ModelsArtifactRepository if scheme == "models" else RunsArtifactRepository
+        found = str(kind.get_underlying_uri(location))
+        if found == location:  # Unity Catalog hands out the files itself
+            return location
+        location = found
+    raise errors.BadRequest("The address of the model's files leads from one to the next.")
 
 
 if __name__ == "__main__":

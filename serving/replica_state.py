@@ -3,7 +3,7 @@
 The controller writes replicas and states, each gateway its own rows of demand.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,6 +26,7 @@ replicas = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("ready_ms", sa.BigInteger),
     sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("report", sa.JSON(none_as_null=True)),
 )
 
 entity_states = sa.Table(
@@ -49,9 +50,16 @@ demand = sa.Table(
 )
 
 
+# What a replica says of itself. `ways`: per way to its model `proven`, or why it is not taken;
+# `calls`: per way how many requests it answered; `feature_misses`: per feature table how many keys
+# had no row.
+Report = dict[str, dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A running copy of an entity. `state`: STARTING | READY | DRAINING | FAILED."""
+    """A running copy of an entity. `state`: STARTING | READY | DRAINING | FAILED; `report`: None
+    before it first answered."""
 
     id: str
     endpoint_id: str
@@ -64,6 +72,7 @@ class Replica:
     created_ms: int
     ready_ms: int | None
     concurrency: int
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +156,15 @@ def set_replica(connection: sa.Connection, replica_id: str, **values: Any) -> bo
     done = connection.execute(sa.update(replicas).where(where).values(**values))
     changes_state.bump(connection)
     return done.rowcount == 1
+
+
+def set_reports(connection: sa.Connection, reports: Mapping[str, Report]) -> None:
+    """Write what replicas report, by their id. No route table depends on it, so none is reread."""
+    if reports:
+        where = replicas.c.id == sa.bindparam("replica")
+        rows = [{"replica": key, "told": report} for key, report in reports.items()]
+        told = sa.bindparam("told", type_=replicas.c.report.type)
+        connection.execute(sa.update(replicas).where(where).values(report=told), rows)
 
 
 def remove_replica(connection: sa.Connection, replica_id: str) -> None:

@@ -64,6 +64,12 @@ def sealed_secret(connection: sa.Connection, scope: str, key: str) -> bytes | No
     return connection.execute(sa.select(secrets.c.sealed).where(where)).scalar()
 
 
+def all_secrets(connection: sa.Connection) -> list[tuple[str, str, bytes]]:
+    """(scope, key, sealed bytes) of every secret."""
+    query = sa.select(secrets.c.scope, secrets.c.key, secrets.c.sealed)
+    return [(scope, key, sealed) for scope, key, sealed in connection.execute(query)]
+
+
 def secret_keys(connection: sa.Connection, scope: str) -> list[tuple[str, int]]:
     """(key, time of the last write in unix ms) of a scope's secrets, by key."""
     query = sa.select(secrets.c.key, secrets.c.updated_ms).where(secrets.c.scope == scope)

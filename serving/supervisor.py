@@ -24,9 +24,11 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from capture import database, tls
+from capture import database, errors, logline, sealing, tls
 from capture.settings import Settings
-from serving import access_state, children, contract, processes
+from serving import access_state, children, contract, processes, vault
+
+log = logline.logger(__name__)
 
 CODE_SECONDS = 600
 LONGEST_SOCKET_PATH_BYTES = 107
@@ -45,6 +47,7 @@ def run(settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = T
         contextlib.closing(children.Signals()) as signals,
     ):
         database.migrate(claimed)
+        _renew_seals(claimed)
         processes.become_subreaper()
         names = [name for name in children.MODULES if dashboard or name != children.DASHBOARD]
         environments = {name: _environment(claimed, name) for name in names}
@@ -164,6 +167,26 @@ def _admin_token(settings: Settings) -> str:
     return made
 
 
+def _renew_seals(settings: Settings) -> None:
+    """Seal with the key of the settings what an earlier one sealed. Raises UpFailed."""
+    if settings.secret_key is None and settings.secret_key_before is None:
+        return
+    engine = database.open_engine(settings)
+    try:
+        sealing.check(settings)
+        with database.transaction(engine) as connection:
+            renewed, unknown = vault.renew(connection, settings)
+    except errors.InvalidParameter as error:
+        raise UpFailed(error.message) from None
+    finally:
+        engine.dispose()
+    if renewed:
+        log.info("secrets_sealed_anew", secrets=renewed)
+    if unknown:
+        advice = "give the key that sealed them as INFERLAKE_SECRET_KEY_BEFORE, or write them again"
+        log.error("secrets_not_opened", secrets=unknown, advice=advice)
+
+
 # --- what people are told -------------------------------------------------------------------------
 
 
@@ -220,13 +243,16 @@ def _tell_ready(settings: Settings, dashboard: bool) -> None:
 
 
 def _environment(settings: Settings, name: str) -> dict[str, str]:
-    """What a child sees. The tokens go to those alone that use them."""
+    """What a child sees. Tokens and keys go to those alone that use them."""
     environment = exported(settings)
-    tokens = {
+    unsealing = (children.GATEWAY, children.CONTROLLER, children.MONITOR)
+    kept = {
+        "INFERLAKE_SECRET_KEY": unsealing,
+        "INFERLAKE_SECRET_KEY_BEFORE": unsealing,
         "INFERLAKE_ADMIN_TOKEN": (children.GATEWAY,),
         "INFERLAKE_SERVICE_TOKEN": (children.GATEWAY, children.MONITOR),
     }
-    for variable, users in tokens.items():
+    for variable, users in kept.items():
         if name not in users:
             environment.pop(variable, None)
     if name == children.CONTROLLER:

@@ -27,6 +27,7 @@ from serving import (
     replies,
     secret_state,
     state,
+    vault,
 )
 from serving.api import envelope, gauges, reading
 from serving.api.context import Context, author, caller, now_ms
@@ -124,6 +125,8 @@ class Endpoints:
     def service_logs(self, request: Request, name: str, entity: str) -> Response:
         """What an entity's replicas wrote, the newest last."""
         self._entity(request, name, entity)
+        with database.reading(self.context.engine) as db:
+            vault.hide_all(db, self.context.settings)
         return envelope.Json({"logs": logs.of_entity(self.context.settings, name, entity)})
 
     # --- creating and deleting --------------------------------------------------------------------

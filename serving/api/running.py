@@ -45,7 +45,9 @@ class Running:
     def replicas(self, request: Request, name: str) -> Response:
         """Every served entity of the active and of the pending configuration: how it stands and
         since when, its load as the gateways see it, and its replicas with memory and processor
-        time, where they are processes of this machine."""
+        time, where they are processes of this machine. A replica's `ways` tell of each way to its
+        model `proven`, or why it is not taken, and `calls` how many requests each way answered;
+        both, and `feature_misses`, are at most some seconds old, and null until it answers."""
         self.context.require(request, name, "CAN_VIEW")
         with database.reading(self.context.engine) as db:
             row = state.endpoint(db, name)
@@ -106,6 +108,7 @@ def _entities(
 
 def _replica(row: replica_state.Replica, used: Mapping[int, processes.Usage]) -> dict[str, Any]:
     usage = used.get(row.pid) if row.pid is not None else None
+    report = row.report or {}
     return {
         "id": row.id,
         "state": row.state,
@@ -115,6 +118,9 @@ def _replica(row: replica_state.Replica, used: Mapping[int, processes.Usage]) ->
         "concurrency": row.concurrency,
         "memory_bytes": usage.rss_bytes if usage else None,
         "cpu_seconds": usage.cpu_seconds if usage else None,
+        "ways": report.get("ways"),
+        "calls": report.get("calls"),
+        "feature_misses": report.get("feature_misses"),
     }
 
 

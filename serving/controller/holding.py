@@ -146,6 +146,23 @@ class Holding:
     def ids(self) -> list[str]:
         return list(self._held)
 
+    def news(self, replica_ids: Sequence[str]) -> dict[str, replica_state.Report]:
+        """What these replicas report, by id, where it differs from what was written of them."""
+        found = {}
+        for held in (self._held[each] for each in replica_ids if each in self._held):
+            pulse = held.pulse
+            if pulse is not None and pulse.answered:
+                report = _report(pulse.report)
+                if report != held.row.report:
+                    found[held.row.id] = report
+        return found
+
+    def written(self, news: Mapping[str, replica_state.Report]) -> None:
+        """These reports are in SQL now."""
+        for replica_id, report in news.items():
+            held = self._held[replica_id]
+            held.row = dataclasses.replace(held.row, report=report)
+
     def _process_of(self, row: replica_state.Replica) -> processes.Identity | None:
         if row.pid is None or row.pid_start is None:
             return self.backend.adopt(row.socket)
@@ -325,6 +342,15 @@ def _exact(group: int, usage: processes.Usage, limit_bytes: int) -> processes.Us
     if usage.members < 2 or usage.rss_bytes < limit_bytes / 2:
         return usage
     return usage._replace(rss_bytes=processes.shared_out_bytes(group))
+
+
+def _report(answer: Mapping[str, Any]) -> replica_state.Report:
+    """Of an answered probe what is kept; a worker of an earlier release may tell less."""
+    return {
+        "ways": answer.get("ways", {}),
+        "calls": answer.get("counts", {}),
+        "feature_misses": answer.get("feature_misses", {}),
+    }
 
 
 def _last_line(text: str) -> str:

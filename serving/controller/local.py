@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from capture import errors
 from capture.settings import Settings
 from serving import logs, processes
 from serving.controller import orders, templates, zygotes
@@ -54,6 +55,10 @@ class Local:
 
     async def start(self, order: orders.Order) -> processes.Identity:
         """Start a replica, as a fork of a zygote if that may be. Raises StartFailed."""
+        try:
+            await order.check_model()
+        except errors.Conflict as error:
+            raise StartFailed(str(error)) from None
         spec = self._prepared(order)
         if order.forkable:
             line = {"spec": str(spec), "env": self._environment(order), "log": str(order.log)}

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from capture import database, lives, logline
 from capture.settings import Settings
-from serving import changes_state, processes, replica_state, state
+from serving import changes_state, processes, replica_state, state, vault
 from serving.controller import (
     devices,
     holding,
@@ -111,7 +111,8 @@ class Controller:
                 async with asyncio.timeout(TURN_SECONDS if self._restless else QUIET_TURN_SECONDS):
                     await self._knock.wait()
         keeping_logs.cancel()
-        await asyncio.to_thread(self._write_alive, self.holding.ids())
+        ids = self.holding.ids()
+        await asyncio.to_thread(self._write_alive, ids, self.holding.news(ids))
         if self.stop_workers:
             await self.holding.end_all()
             await asyncio.to_thread(self._remove_rows, self.holding.ids())
@@ -219,6 +220,7 @@ class Controller:
 
     def _rows(self) -> list[replica_state.Replica]:
         with database.reading(self.engine) as connection:
+            vault.hide_all(connection, self.settings)  # replicas that died meanwhile may show them
             return replica_state.all_replicas(connection)
 
     def _read(self) -> _Facts:
@@ -259,6 +261,7 @@ class Controller:
                         replica_state.set_replica(
                             db, replica_id, state=shapes.READY, ready_ms=now_ms
                         )
+                        replica_state.set_reports(db, self.holding.news([replica_id]))
                     case shapes.Drain(replica_id):
                         replica_state.set_replica(db, replica_id, state=shapes.DRAINING)
                     case shapes.Stop(replica_id) if replica_id in decided.gone:
@@ -294,15 +297,21 @@ class Controller:
         )
 
     async def _prolong(self, replicas: Sequence[shapes.Replica], now: float) -> None:
-        """Count on the lives of those that are seen alive, now and then: nobody bills seconds."""
+        """Count on the lives of those that are seen alive, now and then (nobody bills seconds),
+        and write what they report, where that is new."""
         alive = [each.id for each in replicas if each.alive]
         if alive and now - self._prolonged_at >= PROLONG_SECONDS:
             self._prolonged_at = now
-            await asyncio.to_thread(self._write_alive, alive)
+            news = self.holding.news(alive)
+            await asyncio.to_thread(self._write_alive, alive, news)
+            self.holding.written(news)
 
-    def _write_alive(self, replica_ids: Sequence[str]) -> None:
+    def _write_alive(
+        self, replica_ids: Sequence[str], news: Mapping[str, replica_state.Report]
+    ) -> None:
         with database.transaction(self.engine) as connection:
             lives.prolong(connection, replica_ids, _now_ms())
+            replica_state.set_reports(connection, news)
 
     def _remove_rows(self, replica_ids: Sequence[str]) -> None:
         with database.transaction(self.engine) as connection:
@@ -349,15 +358,16 @@ class Controller:
         log_path = orders.log_path(self.settings, endpoint, entity.name, row.id)
         spec = {**self._spec(entity.id), "socket": row.socket, "log": str(log_path), "gpus": gpus}
         prepared = self.preparations.ready(entity.id)
-        variables = prepared.variables
-        return orders.Order(row.id, prepared.python, spec, variables, log_path, fresh, gpus)
+        python, variables, model = prepared.python, prepared.variables, prepared.model
+        return orders.Order(row.id, python, spec, variables, log_path, fresh, gpus, model)
 
     def _template_order(self, entity_id: str) -> orders.Order:
         endpoint, entity = self._definition(entity_id)
         log_path = orders.template_log_path(self.settings, endpoint, entity.name)
         prepared = self.preparations.ready(entity_id)
         spec = {**self._spec(entity_id), "socket": "", "log": str(log_path)}
-        return orders.Order("", prepared.python, spec, prepared.variables, log_path, False)
+        python, variables, model = prepared.python, prepared.variables, prepared.model
+        return orders.Order("", python, spec, variables, log_path, False, model=model)
 
     def _spec(self, entity_id: str) -> dict[str, object]:
         """What every process of an entity is told, whatever it listens on and writes to."""
@@ -371,6 +381,7 @@ class Controller:
             "snapshots_dir": str(self.settings.snapshots_dir),
             "batch": wanted.batch(entity.definition),
             "max_batch": 64,
+            "max_answer_bytes": self.settings.max_answer_bytes,
         }
 
     async def _started(self, replica_id: str, process: processes.Identity) -> None:

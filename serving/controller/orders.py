@@ -1,5 +1,6 @@
 """What a process of a model is started with: interpreter, spec, environment, log."""
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from capture.settings import Settings
+from serving import registry
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -19,7 +21,7 @@ READ_AT_START = (*THREADS, "LD_", "PYTHON", "MALLOC_", "GLIBC_", "KMP_", "GOTO_"
 class Order:
     """What to start. `python`: interpreter of the model's environment; `spec`: content of the
     worker's spec file; `variables`: the entity's own, secrets resolved; `fresh`: not as a fork;
-    `gpus`: numbers of the devices that it alone may use."""
+    `gpus`: numbers of the devices that it alone may use; `model`: the files to check first."""
 
     replica_id: str
     python: str
@@ -28,6 +30,12 @@ class Order:
     log: Path
     fresh: bool
     gpus: tuple[int, ...] = ()
+    model: registry.Accepted | None = None
+
+    async def check_model(self) -> None:
+        """Before a process that loads the model is started. Raises Conflict: its files changed."""
+        if self.model is not None:
+            await asyncio.to_thread(self.model.check)
 
     @property
     def entity_id(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from capture import database, errors, logline
+from capture import database, logline
 from capture.settings import Settings
 from serving import registry, state, vault
 from serving.controller import building, environments, shapes
@@ -20,11 +20,16 @@ log = logline.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that a start needs. variables: the entity's own, secrets opened."""
+    """All that a start needs. model: its files, to be checked before each start; variables: the
+    entity's own, secrets opened."""
 
-    folder: Path
+    model: registry.Accepted
     python: str
     variables: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.model.folder
 
 
 class Preparations:
@@ -87,7 +92,7 @@ class Preparations:
             prepared = await asyncio.to_thread(self._prepared, entity, say, prove)
         except Exception as error:  # noqa: BLE001 - whatever it is, this entity cannot start
             log.warning("preparation_failed", entity=entity.name, reason=str(error))
-            told = str(error) or type(error).__name__
+            told = logline.mask(str(error)) or type(error).__name__
             self._end(entity.id, shapes.Preparation("failed", told))
             return
         self._ready[entity.id] = prepared
@@ -111,28 +116,24 @@ class Preparations:
         definition = entity.definition
         variables = self._variables(definition.get("environment_vars") or {})
         mode = environments.mode(variables.pop(environments.MODE_VARIABLE, "auto"))
-        folder = self._folder(definition)
+        model = self._model(definition)
         python = environments.interpreter(
-            folder,
+            model.folder,
             mode,
             self.settings.environments_dir,
             self.settings.deployment_timeout_seconds,
             say,
             prove,
         )
-        return Prepared(folder, python, variables)
+        return Prepared(model, python, variables)
 
-    def _folder(self, definition: Mapping[str, Any]) -> Path:
-        """The model's files, which must be those that the configuration was accepted with."""
+    def _model(self, definition: Mapping[str, Any]) -> registry.Accepted:
+        """The model's files, found to be those that the configuration was accepted with."""
         name, version = definition["entity_name"], definition["entity_version"]
         folder = registry.find(self.settings, name, version).folder
-        accepted = definition.get("model_digest")
-        if accepted is not None and registry.digest(folder) != accepted:
-            raise errors.Conflict(
-                f"The files of model '{name}' version {version} have changed since this "
-                "configuration was accepted; register them as a new version."
-            )
-        return folder
+        model = registry.Accepted(name, version, folder, definition.get("model_digest"))
+        model.check()
+        return model
 
     def _variables(self, definition: Mapping[str, str]) -> dict[str, str]:
         with database.reading(self.engine) as connection:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from capture import logline
+from capture import errors, logline
 from serving import logs, processes
 from serving.controller import orders, zygotes
 
@@ -133,13 +133,15 @@ class Templates:
     async def _safe_make(self, template: _Template) -> None:
         try:
             await self._make(template)
-        except OSError as error:  # a full disk, say; others must not wait behind this one for ever
+        # A full disk, changed files of the model; others must not wait behind this one for ever.
+        except (OSError, errors.Conflict) as error:
             self._without.add(template.order.entity_id)
             if not template.unwanted:
                 self._end(template.order.entity_id, str(error))
 
     async def _make(self, template: _Template) -> None:
         order = template.order
+        await order.check_model()
         orders.write_spec(template.spec_path, order.spec)
         order.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         order.log.unlink(missing_ok=True)

@@ -51,6 +51,7 @@ class Spec(msgspec.Struct, frozen=True):
     snapshots_dir: str | None = None
     batch: bool | None = None
     max_batch: int = batching.MAX_REQUESTS
+    max_answer_bytes: int = model.MOST_ANSWER_BYTES
     log: str | None = None
 
 
@@ -74,7 +75,7 @@ def load(spec: Spec) -> Loaded:
     # The numpy way leaves names out by intention: the columns were put in order before.
     warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
     started = time.monotonic()
-    loaded = model.Model(Path(spec.model_path), features, spec.batch)
+    loaded = model.Model(Path(spec.model_path), features, spec.batch, spec.max_answer_bytes)
     # What was loaded is never garbage: without this a collection pauses the worker for 0.13 s.
     gc.collect()
     gc.freeze()
@@ -267,10 +268,9 @@ class Worker:
             connection.send(b"".join(packed_frames))
         for item, outcome in zip(batch, outcomes, strict=True):
             if outcome.cause is not None:
-                # The id's digits are the last 16 of the request's id.
                 log.error(
                     "model_raised",
-                    request=f"{item.waiting.frame.id:016x}",
+                    request=_shown(item.waiting.frame.id),
                     stack=model.stack(outcome.cause),
                 )
 
@@ -381,6 +381,13 @@ def _packed(one: _Waiting, outcome: model.Outcome, ready: model.Ready | None, be
             outcome.looked_up,
         )
     )
+
+
+def _shown(frame_id: int) -> str:
+    """The end of a request's id as its client has it in `x-request-id`, dash and all, so that a
+    search of the log for it finds the line: of the id's 32 digits the wire carries the last 16."""
+    digits = f"{frame_id:016x}"
+    return f"{digits[:4]}-{digits[4:]}"
 
 
 def _resident_bytes() -> int:

@@ -98,7 +98,11 @@ class Model:
     """One model of one entity. For one thread."""
 
     def __init__(
-        self, folder: Path, features: ways.Features | None = None, batch: bool | None = None
+        self,
+        folder: Path,
+        features: ways.Features | None = None,
+        batch: bool | None = None,
+        max_answer_bytes: int = MOST_ANSWER_BYTES,
     ) -> None:
         """Load and probe. `batch`: whether requests may share a call; None: by flavour.
 
@@ -107,6 +111,7 @@ class Model:
         self._entry = ways.Entry(self._pyfunc._predict_fn)
         self._pyfunc._predict_fn = self._entry
         self._features = features
+        self._max_answer_bytes = max_answer_bytes
         self._metadata = self._pyfunc.metadata
         self._schema: Schema | None = self._metadata.get_input_schema()
         self.batches = self._may_batch(batch)
@@ -213,7 +218,7 @@ class Model:
         found, start = [], 0
         for part, count in zip(parts, counts, strict=True):
             looked_up = _looked_up(added, start, start + count)
-            found.append(_answered(part, True, count, looked_up, features_us, predict_us))
+            found.append(self._answered(part, True, count, looked_up, features_us, predict_us))
             start += count
         return found
 
@@ -228,7 +233,28 @@ class Model:
         self.counts["mlflow"] += 1
         features_us, predict_us = (looked - begun) // 1000, (predicted - looked) // 1000
         rows = _row_count(data, answer)
-        return _answered(answer, one.wrap, rows, looked_up, features_us, predict_us)
+        return self._answered(answer, one.wrap, rows, looked_up, features_us, predict_us)
+
+    def _answered(
+        self,
+        answer: Any,
+        wrap: bool,
+        rows: int,
+        looked_up: bytes | None,
+        features_us: int,
+        predict_us: int,
+    ) -> Outcome:
+        try:
+            body = scoring.encode(answer, wrap)
+        except scoring.CannotEncode as error:
+            wrong = errors.InternalError(f"The model's answer cannot be encoded: {error}.")
+            return refusal(wrong, "model")
+        if len(body) > self._max_answer_bytes:
+            wrong = errors.InternalError(
+                f"The model's answer has {len(body)} bytes; {self._max_answer_bytes} are allowed."
+            )
+            return refusal(wrong, "model")
+        return Outcome(200, body, rows, None, looked_up, features_us, predict_us)
 
     def _predict_by_mlflow(
         self, data: Any, params: dict[str, Any] | None, form: dict[str, Any] | None
@@ -297,27 +323,6 @@ def _unfit(
         text = text.rpartition("Error: ")[2].strip().strip("'").rstrip(".")
         found = f"The request does not fit the model's signature: {text[:500]}."
     return errors.BadRequest(found)
-
-
-def _answered(
-    answer: Any,
-    wrap: bool,
-    rows: int,
-    looked_up: bytes | None,
-    features_us: int,
-    predict_us: int,
-) -> Outcome:
-    try:
-        body = scoring.encode(answer, wrap)
-    except scoring.CannotEncode as error:
-        wrong = errors.InternalError(f"The model's answer cannot be encoded: {error}.")
-        return refusal(wrong, "model")
-    if len(body) > MOST_ANSWER_BYTES:
-        wrong = errors.InternalError(
-            f"The model's answer has {len(body)} bytes; {MOST_ANSWER_BYTES} are allowed."
-        )
-        return refusal(wrong, "model")
-    return Outcome(200, body, rows, None, looked_up, features_us, predict_us)
 
 
 def _looked_up(added: ways.Table, start: int, end: int) -> bytes | None:

@@ -59,11 +59,42 @@ def test_the_load_is_told_per_version(opened: Any) -> None:
     assert "Where the time goes" in said(app)
 
 
+def test_the_way_to_a_model_is_told_and_why_no_faster_one_is_taken(
+    opened: Any, provider: Any
+) -> None:
+    running = standin.replicas()
+    running["entities"][1]["replicas"][0] |= {"ways": None, "calls": None}
+    provider.overrides["/replicas"] = running
+    app = opened("endpoint", tab="Metrics")
+    assert not app.exception
+    (told,) = [str(each.value) for each in app.caption if "is called by" in str(each.value)]
+    assert told.startswith("**v1** is called by a typed table (frame)")
+    assert "Requests answered: 1,204 by frame, 3 by mlflow." in told
+    assert "numpy (not all columns are double)" in told
+
+
 def test_parts_and_codes_are_asked_for(opened: Any, provider: Any) -> None:
     opened("endpoint", tab="Metrics", by="per version")
     asked = [query for path, query in provider.queries if path.endswith("/timeseries")]
     assert {query.get("by") for query in asked} == {"served_entity", "status_code"}
     assert "gateway,queue,features,predict" in asked[0]["metrics"]
+
+
+def test_metrics_of_an_unrecorded_endpoint_say_so_and_how_to_switch_the_record_on(
+    opened: Any, provider: Any
+) -> None:
+    nothing = {"step_seconds": None, "series": [], "events": []}
+    provider.overrides["/timeseries"] = nothing | {"recorded": False}
+    app = opened("endpoint", tab="Metrics")
+    assert not app.exception
+    told = said(app)
+    assert "Requests of this endpoint are not recorded" in told
+    assert "/flight-delay/ai-gateway" in told and "inference_table_config" in told
+    assert "No request in this time range" not in told
+    provider.overrides["/timeseries"] = nothing | {"recorded": True}
+    told = said(opened("endpoint", tab="Metrics"))
+    assert "No request in this time range" in told
+    assert "are not recorded" not in told
 
 
 def test_events_tell_who_what_how_long_and_why(opened: Any) -> None:
@@ -111,6 +142,19 @@ def test_limits_are_set_for_all_and_for_each_user(opened: Any, provider: Any) ->
     method, path, body = provider.sent[-1]
     assert (method, path.rpartition("/")[2]) == ("PUT", "ai-gateway")
     assert body == {"rate_limits": [{"key": "endpoint", "calls": 600, "renewal_period": "minute"}]}
+
+
+def test_what_is_set_beside_the_configuration_is_shown(opened: Any, provider: Any) -> None:
+    tags = [{"key": "team", "value": "pricing"}]
+    gateway = {"usage_tracking_config": {"enabled": True}}
+    provider.overrides[ENDPOINT] = standin.endpoint() | {"tags": tags, "ai_gateway": gateway}
+    app = opened("endpoint", tab="Configuration")
+    assert not app.exception
+    table = next(d.value for d in app.dataframe if "set to" in d.value)
+    assert dict(zip(table["what"], table["set to"], strict=True)) == {
+        "tags": "team=pricing",
+        "usage tracking": "on",
+    }
 
 
 def test_a_grant_is_given_and_taken_away(opened: Any, provider: Any) -> None:

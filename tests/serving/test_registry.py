@@ -108,6 +108,32 @@ def test_the_digest_tells_content_and_names_and_ignores_byte_code(
     assert len({before, moved, registry.digest(folder)}) == 3
 
 
+def test_accepted_files_may_be_touched_but_not_changed(
+    settings: Settings, register: Register
+) -> None:
+    folder = register("m", 1)
+    accepted = registry.Accepted("m", "1", folder, registry.digest(folder))
+    accepted.check()
+    weights = folder / "model.bin"
+    before = weights.stat()
+    os.utime(weights, ns=(0, 0))
+    accepted.check()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "a.pyc").write_bytes(b"x")
+    accepted.check()
+    weights.write_bytes(b"x" * before.st_size)
+    os.utime(weights, ns=(0, 0))  # same inode, size and time of the last write
+    for _ in range(2):
+        with pytest.raises(errors.Conflict, match=r"model 'm' version 1 changed .* a new version"):
+            accepted.check()
+    weights.write_bytes(b"m 1")
+    accepted.check()
+    weights.unlink()
+    with pytest.raises(errors.Conflict, match="changed since"):
+        accepted.check()
+    registry.Accepted("m", "1", folder, None).check()
+
+
 MAKE = """
 import mlflow
 client = mlflow.MlflowClient()
@@ -130,3 +156,74 @@ def test_a_real_registry_is_read_by_sql_and_written_by_the_helper(settings: Sett
         registry.find(settings, "main.f.m", "@champion")
     with pytest.raises(errors.DoesNotExist, match="version '3' does not exist"):
         registry.set_alias(settings, "main.f.m", "champion", "3")
+
+
+LOCAL, SERVER = "sqlite:////data/mlflow.db", "https://mlflow.example.com"
+
+
+@pytest.mark.parametrize("location", ["s3://b/m", "mlflow-artifacts:/m", "runs:/1/m", "dbfs:/m"])
+@pytest.mark.parametrize("uri", [LOCAL, SERVER, "databricks"])
+def test_models_come_from_the_allowed_schemes(uri: str, location: str) -> None:
+    registry.check_source(uri, "m", "1", location)
+
+
+@pytest.mark.parametrize("location", ["/models/m", "file:///models/m"])
+def test_only_a_registry_of_this_machine_names_its_folders(location: str) -> None:
+    for uri in (LOCAL, "file:///data/mlruns", "/data/mlruns"):
+        registry.check_source(uri, "m", "1", location)
+    for uri in (SERVER, "databricks", "databricks-uc", "postgresql://db.example.com/mlflow"):
+        with pytest.raises(errors.BadRequest, match=r"'m' version '1' lie at .* kind 'file'"):
+            registry.check_source(uri, "m", "1", location)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://h/m", "HTTPS://u:p@h/m", "ftp://h/m", "file://host/m", "m", "", "hdfs://m"]
+)
+def test_other_addresses_are_refused_and_not_shown(location: str) -> None:
+    for uri in (LOCAL, SERVER):
+        with pytest.raises(errors.BadRequest, match="allowed are abfss, dbfs, ") as told:
+            registry.check_source(uri, "m", "1", location)
+        assert "u:p@h" not in told.value.message
+
+
+def test_a_model_whose_files_lie_elsewhere_is_not_found(
+    settings: Settings, register: Register
+) -> None:
+    register("m", 1)
+    with sqlite3.connect(settings.data_dir / "mlflow" / "mlflow.db") as db:
+        db.execute("UPDATE model_versions SET storage_location = 'http://169.254.169.254/latest'")
+    db.close()
+    with pytest.raises(errors.BadRequest, match="of the kind 'http'"):
+        registry.find(settings, "m", "1")
+
+
+MAKE_RUNS = """
+import sys
+import mlflow
+client = mlflow.MlflowClient()
+client.create_registered_model("m")
+for name, artifacts in (("here", sys.argv[1]), ("there", "http://127.0.0.1:9/artifacts")):
+    run = client.create_run(client.create_experiment(name, artifacts)).info.run_id
+    client.create_model_version("m", f"runs:/{run}/model", run)
+    print(run)
+"""
+
+
+def test_an_address_of_a_run_is_followed_before_it_is_judged(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (settings.data_dir / "mlflow").mkdir()
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": settings.mlflow_uri, "DO_NOT_TRACK": "1"}
+    environment["MLFLOW_REGISTRY_URI"] = settings.mlflow_uri
+    command = [sys.executable, "-c", MAKE_RUNS, (tmp_path / "runs").as_uri()]
+    made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    with sqlite3.connect(settings.data_dir / "mlflow" / "mlflow.db") as db:
+        db.execute("UPDATE model_versions SET storage_location = source")
+    db.close()
+    here = made.stdout.split()[-2]
+    folder = tmp_path / "runs" / here / "artifacts" / "model"
+    folder.mkdir(parents=True)
+    (folder / "MLmodel").write_text("flavors: {}")
+    assert registry.find(settings, "m", "1").folder == folder
+    with pytest.raises(errors.BadRequest, match="of the kind 'http'"):
+        registry.find(settings, "m", "2")

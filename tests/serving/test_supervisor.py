@@ -1,16 +1,19 @@
 """`up` before anything is started: what it refuses, and in which words."""
 
+import base64
 import fcntl
 import hashlib
+import json
 import os
 import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from capture import database
+from capture import database, sealing
 from capture.settings import Settings
 from serving import access_state, supervisor
 
@@ -102,6 +105,33 @@ def test_a_child_sees_the_settings_and_not_the_callers_token(tmp_path, monkeypat
     assert seen["INFERLAKE_DATA_DIR"] == str(tmp_path)
     assert seen["DO_NOT_TRACK"] == "1"
     assert "INFERLAKE_TOKEN" not in seen
+
+
+def test_a_key_that_is_none_is_refused_and_not_shown(tmp_path):
+    done = up(tmp_path, "--no-dashboard", INFERLAKE_PORT="0", INFERLAKE_SECRET_KEY="geheim-geheim")
+    assert done.returncode != 0
+    assert "INFERLAKE_SECRET_KEY must be 32 bytes in base64" in done.stderr
+    assert "geheim" not in done.stdout + done.stderr
+
+
+def test_the_key_of_secrets_goes_to_those_processes_that_open_them(tmp_path):
+    key = base64.b64encode(os.urandom(32)).decode()
+    settings = Settings(data_dir=tmp_path, port=0, secret_key=key)
+    with supervisor.Running(settings, dashboard=False) as running:
+        holders = {
+            name
+            for name in ("gateway", "controller", "committer", "monitor")
+            if key in _environment(settings.run_dir / f"{name}.ready")
+        }
+        logged = running.log_path.read_text()
+    assert holders == {"gateway", "controller", "monitor"}
+    assert key not in logged
+    assert not (tmp_path / sealing.KEY_FILE).exists()
+
+
+def _environment(ready):
+    pid = json.loads(ready.read_text())["pid"]
+    return Path(f"/proc/{pid}/environ").read_text()
 
 
 def test_running_tells_why_it_cannot_start(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from capture import audit, catalog, database
-from serving import contract, registry, replica_state
+from serving import contract, registry, replica_state, vault
 from serving import state as sql
 
 BASE = "/api/2.0/serving-endpoints"
@@ -283,6 +283,19 @@ def test_logs_are_those_of_the_entity(server: Any) -> None:
     assert server.ok("GET", f"{BASE}/logged/served-models/v1/build-logs") == {"logs": ""}
     status, message = server.refused("GET", f"{BASE}/logged/served-models/nope/logs")
     assert (status, message) == (404, "Served entity 'nope' does not exist.")
+
+
+def test_logs_show_no_stored_secret(server: Any) -> None:
+    make(server, "logged-secret")
+    engine = database.open_engine(server.settings)
+    with database.transaction(engine) as db:  # as a gateway before this one wrote it
+        vault.put(db, server.settings, "s", "printed", "printed-by-the-model", 1)
+    engine.dispose()
+    folder = server.settings.logs_dir / "logged-secret" / "v1"
+    folder.mkdir(parents=True)
+    (folder / "replica-a.log").write_text("{'key': 'printed-by-the-model'}\n")
+    logs = f"{BASE}/logged-secret/served-models/v1/logs"
+    assert server.ok("GET", logs)["logs"].endswith("{'key': '***'}\n")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,25 @@ def test_replicas_are_told_with_load_memory_and_since_when(
     assert second["replicas"] == [] and second["waiting"] == 0
 
 
+def test_a_replica_tells_its_ways_to_the_model_once_it_has_answered(server: Any) -> None:
+    made = make(server, "ways")
+    row = {"endpoint_id": made["id"], "socket": "s", "message": None, "concurrency": 4}
+    row |= {"served_entity_id": made["config"]["served_entities"][0]["id"], "pid": None}
+    row |= {"pid_start": None, "created_ms": 1_000, "ready_ms": None, "state": "STARTING"}
+    report: replica_state.Report = {
+        "ways": {"numpy": "not all columns are double", "frame": "proven"},
+        "calls": {"frame": 7},
+        "feature_misses": {},
+    }
+    with database.transaction(server.engine) as db:
+        for name in ("w1", "w2"):
+            replica_state.add_replica(db, replica_state.Replica(id=name, **row))
+        replica_state.set_reports(db, {"w1": report})
+    told, silent = server.ok("GET", f"{OURS}/ways/replicas")["entities"][0]["replicas"]
+    assert {key: told[key] for key in report} == report
+    assert {key: silent[key] for key in report} == dict.fromkeys(report)
+
+
 def test_an_update_that_waits_is_told_beside_what_serves(server: Any) -> None:
     make(server, "updating")
     config = {"served_entities": [entity("1", name="v1"), entity("3", name="v3")]}

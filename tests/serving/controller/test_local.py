@@ -1,14 +1,17 @@
 """Replicas as processes: started, asked, stopped. Real workers, a real zygote."""
 
 import asyncio
+import dataclasses
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from capture import logline
 from capture.settings import Settings
-from serving import logs, processes
+from serving import logs, processes, registry
 from serving.controller import local, orders, replicas
 
 ENTITY = "e" * 32
@@ -108,6 +111,40 @@ def test_a_model_that_raises_ends_its_process_and_leaves_its_words(
     process = asyncio.run(backend.start(ordered))
     eventually(lambda: not processes.alive(process))
     assert "RuntimeError: the weights are missing" in logs.tail(ordered.log)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_no_process_is_started_for_a_model_whose_files_changed(
+    backend, settings, models, tmp_path, fresh
+):
+    folder = shutil.copytree(models.folders["1"], tmp_path / "model")
+    model = registry.Accepted("double", "1", folder, registry.digest(folder))
+    ordered = dataclasses.replace(order(settings, folder, fresh=fresh), model=model)
+    about = (folder / "MLmodel").read_bytes()
+    (folder / "MLmodel").write_bytes(about[:-1] + b"#")  # same size
+    with pytest.raises(local.StartFailed, match=r"'double' version 1 changed .* a new version"):
+        asyncio.run(backend.start(ordered))
+    assert not ordered.log.exists()
+
+
+def test_a_model_that_prints_its_secret_and_dies_does_not_show_it(
+    backend, settings, tmp_path, eventually
+):
+    path = tmp_path / "data"
+    path.mkdir()
+    logline.hide("hunter2-hunter2")
+    (path / "MLmodel").write_text("flavors: {python_function: {loader_module: teller}}\n")
+    (path / "teller.py").write_text(
+        "import os\ndef _load_pyfunc(path):\n    raise ValueError(os.environ['API_KEY'])\n"
+    )
+    telling = (path / "MLmodel").read_text().replace("teller}", "teller, code: .}")
+    (path / "MLmodel").write_text(telling)
+    ordered = order(settings, path, fresh=True, API_KEY="hunter2-hunter2")
+    process = asyncio.run(backend.start(ordered))
+    eventually(lambda: not processes.alive(process))
+    assert "ValueError: ***" in logs.tail(ordered.log)
+    assert "hunter2" not in logs.tail(ordered.log)
+    assert "hunter2" not in logs.of_entity(settings, "numbers", "double")
 
 
 def test_what_does_not_end_in_time_is_killed_with_its_group(backend, settings, models, eventually):

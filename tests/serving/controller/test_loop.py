@@ -4,19 +4,22 @@ configuration, of crashes, and of its own end."""
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from capture import database, lives, names
 from capture.settings import Settings
-from serving import logs, processes, replica_state, state, wire
+from serving import logs, processes, registry, replica_state, state, vault, wire
 from serving.controller import devices
 
 
@@ -166,6 +169,15 @@ def entity(name, version, **changes):
 
 def asked(replica, x):
     """One prediction of a replica over its socket."""
+    return round(answered(replica, x)["predictions"][0], 6)
+
+
+def refused(replica, x):
+    """Why a replica does not answer."""
+    return answered(replica, x)["message"]
+
+
+def answered(replica, x):
     body = json.dumps({"dataframe_records": [{"x": x}]}).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
@@ -175,7 +187,7 @@ def asked(replica, x):
         while True:
             found = frames.feed(connection.recv(65_536))
             if found:
-                return round(json.loads(found[0].body)["predictions"][0], 6)
+                return json.loads(found[0].body)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +215,27 @@ def test_a_new_endpoint_answers_before_it_is_said_to(running, eventually):
     assert running.endpoint("first").active_version == 1
     log = running.settings.logs_dir / "first" / "one" / f"replica-{replica.id}.log"
     assert log.is_file()
+
+
+def test_the_ways_to_a_model_are_told_with_the_requests_that_each_answered(running, eventually):
+    one = entity("one", "1")
+    serve(running, eventually, "ways", one)
+    (replica,) = running.replicas(one, only="READY")
+    assert replica.report["ways"]["numpy"] == replica.report["ways"]["mlflow"] == "proven"
+    assert asked(replica, 1.0) == asked(replica, 1.0) == 2.0
+    eventually(lambda: sum(running.replicas(one)[0].report["calls"].values()) == 2)
+
+
+def test_a_model_may_answer_as_much_as_the_setting_says(models, tmp_path, eventually):
+    house = House(tmp_path, models, max_answer_bytes=5)
+    house.start()
+    try:
+        one = entity("one", "1")
+        serve(house, eventually, "bounded", one)
+        (replica,) = house.replicas(one)
+        assert "5 are allowed" in refused(replica, 21.0)
+    finally:
+        house.close()
 
 
 def test_an_update_takes_over_and_the_old_replica_ends(running, eventually):
@@ -251,6 +284,67 @@ def test_a_model_that_is_not_there_fails_the_update(running, eventually):
     running.configure("nowhere", missing)
     eventually(lambda: running.endpoint("nowhere").config_update == state.UPDATE_FAILED)
     assert "does not exist" in running.endpoint("nowhere").update_message
+
+
+def test_a_model_whose_files_changed_is_not_started_again(models, tmp_path, eventually):
+    folder = shutil.copytree(models.folders["1"], tmp_path / "model")
+    uri = _registry_of(models, tmp_path / "mlflow.db", folder)
+    house = House(tmp_path / "data", SimpleNamespace(uri=uri))
+    one = entity("one", "1", model_digest=registry.digest(folder))
+    try:
+        house.start()
+        serve(house, eventually, "changed", one)
+        (before,) = house.replicas(one)
+        about = (folder / "MLmodel").read_bytes()
+        (folder / "MLmodel").write_bytes(about[:-1] + b"#")  # same size
+        os.killpg(before.pid, signal.SIGKILL)
+        eventually(
+            lambda: "changed since the version was accepted" in (house.said(one).message or "")
+        )
+        assert "model 'double' version 1" in house.said(one).message
+        assert not house.replicas(one, "READY")
+        (folder / "MLmodel").write_bytes(about)
+        eventually(lambda: house.replicas(one, "READY"))
+    finally:
+        house.close()
+
+
+def _registry_of(models, path, folder):
+    """A copy of the registry whose version 1 lies in this folder; its address."""
+    shutil.copy(models.uri.removeprefix("sqlite:///"), path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        where = (folder.as_uri(), folder.as_uri())
+        db.execute(
+            "UPDATE model_versions SET source = ?, storage_location = ? WHERE version = 1", where
+        )
+        db.commit()
+    return f"sqlite:///{path}"
+
+
+def test_a_model_that_prints_its_secret_and_dies_tells_all_but_it(models, tmp_path, eventually):
+    folder = shutil.copytree(models.folders["2"], tmp_path / "model")
+    (script,) = folder.glob("*.py")
+    script.write_text(
+        script.read_text().replace(
+            "'the weights are missing'", "__import__('os').environ['API_KEY']"
+        )
+    )
+    uri = _registry_of(models, tmp_path / "mlflow.db", folder)
+    house = House(tmp_path / "data", SimpleNamespace(uri=uri))
+    with database.transaction(house.engine) as connection:
+        vault.put(connection, house.settings, "s", "k", "hunter2-hunter2", 1)
+    teller = entity("teller", "1", environment_vars={"API_KEY": "{{secrets/s/k}}"})
+    try:
+        house.start()
+        house.create("telling")
+        house.configure("telling", teller)
+        eventually(lambda: house.endpoint("telling").config_update == state.UPDATE_FAILED)
+        told = (house.endpoint("telling").update_message, house.said(teller).message)
+        assert all("RuntimeError: ***" in each and "hunter2" not in each for each in told)
+        written = (house.settings.data_dir / "controller.log").read_text()
+        assert "RuntimeError: ***" in written and "hunter2" not in written
+    finally:
+        house.close()
 
 
 def test_an_endpoint_whose_model_hangs_can_be_deleted(running, eventually):

@@ -1,6 +1,8 @@
 """Templates of a controller and their zygote: made, used, given up, ended. Real processes."""
 
 import asyncio
+import dataclasses
+import shutil
 import socket
 import struct
 import sys
@@ -8,7 +10,7 @@ import sys
 import pytest
 
 from capture.settings import Settings
-from serving import processes
+from serving import processes, registry
 from serving.controller import local, orders, replicas
 
 GIB = 1 << 30
@@ -106,6 +108,16 @@ def test_what_cannot_have_a_template_is_not_asked_again(backend, settings, model
     backend.templates.make(order(settings, models.folders["1"], "read", OMP_NUM_THREADS="2"))
     assert not backend.templates.wants("read")
     assert backend.templates.wants("another")
+
+
+def test_a_model_whose_files_changed_gets_no_template(backend, settings, models, tmp_path):
+    folder = shutil.copytree(models.folders["1"], tmp_path / "model")
+    model = registry.Accepted("double", "1", folder, registry.digest(folder))
+    (folder / "MLmodel").write_text("other")
+    ordered = dataclasses.replace(order(settings, folder, "changed"), model=model)
+    assert asyncio.run(template(backend, settings, ordered)) is None
+    assert not ordered.log.exists()
+    assert not backend.templates.wants("changed")
 
 
 def test_an_entity_whose_fork_did_not_answer_has_no_template_any_more(

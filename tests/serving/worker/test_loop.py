@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from capture import names
 from serving import wire
 
 
@@ -44,8 +45,16 @@ def test_what_the_model_raises_is_answered_and_its_stack_only_logged(wild, recor
     answer = wild.connect().ask(wire.pack_request(0xABC, records({"c0": 1, "c1": 1})))[0]
     assert (answer.status, answer.error_source) == (400, "model")
     assert "wild.py" not in answer.body.decode()
-    assert eventually(lambda: "0000000000000abc" in wild.log.read_text())
-    assert "wild.py" in wild.log.read_text()
+    assert eventually(lambda: "wild.py" in wild.log.read_text())
+
+
+def test_a_piece_of_the_id_that_the_client_has_finds_the_models_stack(wild, records, eventually):
+    request_id = names.new_request_id()
+    number = int(request_id.replace("-", "")[16:], 16)
+    wild.connect().ask(wire.pack_request(number, records({"c0": 1, "c1": 1})))
+    eventually(lambda: request_id[-17:] in wild.log.read_text())
+    (line,) = [each for each in wild.log.read_text().splitlines() if request_id[-17:] in each]
+    assert "c1 is one" in line
 
 
 def test_a_busy_worker_still_answers_probes(wild, records):

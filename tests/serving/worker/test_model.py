@@ -53,6 +53,15 @@ def answers(outcomes):
     return [json.loads(outcome.body) for outcome in outcomes]
 
 
+def test_an_answer_over_its_limit_is_refused_and_its_neighbour_is_not(models):
+    bounded = model.Model(models / "linear", max_answer_bytes=40)
+    batch = [read(bounded, records(*[ROW] * count)) for count in (1, 30)]
+    small, large = bounded.run(batch)
+    assert small.status == 200
+    assert (large.status, large.error_source) == (500, "model")
+    assert "40 are allowed" in json.loads(large.body)["message"]
+
+
 def test_requests_that_share_a_call_get_their_own_rows(linear):
     batch = [read(linear, records(*[ROW] * count)) for count in (1, 3, 2)]
     outcomes = linear.run(batch)

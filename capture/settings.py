@@ -61,7 +61,9 @@ class Settings(BaseSettings):
         description="MLflow server; default: SQLite and files in the data directory.",
     )
     backend: str = Field(
-        default="local", pattern="^(local|ray)$", description="Where replicas run."
+        default="local",
+        pattern="^(local|ray)$",
+        description="Where replicas run: `local`, on this machine; `ray` is not offered yet.",
     )
 
     # limits of requests

@@ -401,6 +401,13 @@ def _settings(item: fields.Field) -> dict[str, Any]:
     return settings
 
 
+# Variables of an entity that tell the server how to run it, not the model.
+OUR_VARIABLES = {
+    "INFERLAKE_ENVIRONMENT": ("auto", "local", "isolated"),
+    "INFERLAKE_BATCH": ("true", "false", "1", "0"),
+}
+
+
 def _variables(found: fields.Field) -> dict[str, str]:
     variables: dict[str, str] = {}
     for key, value in found.pairs(MOST_VARIABLES):
@@ -410,6 +417,12 @@ def _variables(found: fields.Field) -> dict[str, str]:
             )
         if not isinstance(value.value, str) or "\0" in value.value:
             raise errors.InvalidParameter(f"{value.where}: expected a string.")
+        allowed = OUR_VARIABLES.get(key)
+        if allowed is not None and value.value.lower() not in allowed:
+            raise errors.InvalidParameter(
+                f"{value.where}: expected {', '.join(allowed[:-1])} or {allowed[-1]}, "
+                f"found '{value.value[:100]}'."
+            )
         variables[key] = value.value
     return variables
 

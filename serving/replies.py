@@ -13,6 +13,7 @@ _NOT_MIRRORED = frozenset({"state", "min_provisioned_throughput", "max_provision
 _OPTIONAL = (
     "description",
     "ai_gateway",
+    "rate_limits",
     "email_notifications",
     "telemetry_config",
     "budget_policy_id",

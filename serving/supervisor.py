@@ -71,6 +71,11 @@ def run(settings: Settings, dashboard: bool = True, wait_for_dashboard: bool = T
 @contextlib.contextmanager
 def _claimed(settings: Settings, dashboard: bool) -> Iterator[Settings]:
     """Hold the data directory for this process; gives settings with nothing left to choose."""
+    if settings.backend != "local":
+        raise UpFailed(
+            f"INFERLAKE_BACKEND={settings.backend} is not offered yet; without it replicas run on "
+            "this machine."
+        )
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     longest = len(os.fsencode(settings.run_dir / f"w-{'0' * 12}.sock"))
     if longest > LONGEST_SOCKET_PATH_BYTES:

@@ -1,7 +1,7 @@
 """`/api/2.0/serving-endpoints`: endpoints as Databricks' clients create, change and read them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from serving import (
     ledger,
     logs,
     promotion,
+    providers,
     recording,
     registry,
     replica_state,
@@ -35,6 +36,17 @@ from serving.controller import environments
 
 BASE = "/api/2.0/serving-endpoints"
 MOST_ENDPOINTS = 1000
+# What the audit shows of a served entity, and of an endpoint beside its configuration.
+AUDITED_SETTINGS = (
+    "workload_size",
+    "workload_type",
+    "scale_to_zero_enabled",
+    "min_provisioned_concurrency",
+    "max_provisioned_concurrency",
+    "burst_scaling_enabled",
+    "instance_profile_arn",
+)
+AUDITED_ATTRIBUTES = ("description", "tags", "ai_gateway", "rate_limits", "telemetry_config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +229,11 @@ class Endpoints:
     ) -> state.Endpoint:
         row = state.endpoint(db, name)
         promotion.refuse_while_updating(db, row)
-        before = _written(db, row)
+        before, variables = _written(db, row), _variables(db, row)
         row = self._accept(db, request, row, asked)
-        after = _written(db, row)
+        after, now = _written(db, row), _variables(db, row)
+        if changed := sorted(f"{e}.{v}" for e, v in now if now[e, v] != variables.get((e, v))):
+            after["changed_variables"] = changed  # whose values are not shown
         _audit(db, request, "endpoint.update_config", name, before=before, after=after)
         return row
 
@@ -455,15 +469,48 @@ def _shared(known: Sequence[dict[str, tuple[str, bool]]]) -> dict[str, tuple[str
 
 def _written(db: sa.Connection, row: state.Endpoint) -> dict[str, Any]:
     """An endpoint as the audit shows it."""
-    version = row.pending_version or row.active_version
-    found = state.configuration(db, row.id, version) if version else None
-    entities = found.config["served_entities"] if found else []
+    version, config = _newest(db, row)
+    entities = config.get("served_entities") or []
+    attributes = {name: getattr(row, name) for name in AUDITED_ATTRIBUTES}
     return {
         "id": row.id,
         "creator": row.creator,
         "config_version": version,
         "entities": {e["name"]: f"{e['entity_name']}/{e['entity_version']}" for e in entities},
-        "split": contract.percentages(found.config) if found else {},
+        "settings": {e["name"]: _settings(e) for e in entities},
+        "split": contract.percentages(config) if config else {},
+        "sticky": (config.get("traffic_config") or {}).get("sticky"),
+        "auto_capture_config": config.get("auto_capture_config"),
+        **{name: value for name, value in attributes.items() if value},
+    }
+
+
+def _newest(db: sa.Connection, row: state.Endpoint) -> tuple[int | None, dict[str, Any]]:
+    """The configuration that serves or is to, with its number; empty: there is none."""
+    version = row.pending_version or row.active_version
+    found = state.configuration(db, row.id, version) if version else None
+    return version, {} if found is None else found.config
+
+
+def _settings(entity: Mapping[str, Any]) -> dict[str, Any]:
+    """How a served entity runs. Of its variables only references to secrets are shown: any other
+    value may be one."""
+    found = {name: entity[name] for name in AUDITED_SETTINGS if entity.get(name) is not None}
+    if variables := entity.get("environment_vars"):
+        found["environment_vars"] = {
+            name: text if providers.SECRET.fullmatch(text) else "(not shown)"
+            for name, text in variables.items()
+        }
+    return found
+
+
+def _variables(db: sa.Connection, row: state.Endpoint) -> dict[tuple[str, str], str]:
+    """Value by served entity and variable."""
+    _, config = _newest(db, row)
+    return {
+        (entity["name"], name): text
+        for entity in config.get("served_entities") or []
+        for name, text in (entity.get("environment_vars") or {}).items()
     }
 
 

@@ -44,7 +44,7 @@ class Needs:
 def mode(text: str) -> Mode:
     """Parse a mode. Raises InvalidParameter."""
     for each in MODES:
-        if text == each:
+        if text.lower() == each:
             return each
     raise errors.InvalidParameter(
         f"{MODE_VARIABLE}: expected auto, local or isolated, found '{text[:100]}'."

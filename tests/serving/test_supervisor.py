@@ -134,6 +134,15 @@ def _environment(ready):
     return Path(f"/proc/{pid}/environ").read_text()
 
 
+def test_a_backend_that_is_not_offered_is_refused(tmp_path):
+    settings = Settings(data_dir=tmp_path / "data", port=0, backend="ray")
+    with (
+        pytest.raises(supervisor.UpFailed, match="INFERLAKE_BACKEND=ray is not offered yet"),
+        supervisor.Running(settings, dashboard=False),
+    ):
+        raise AssertionError("it must not start")
+
+
 def test_running_tells_why_it_cannot_start(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

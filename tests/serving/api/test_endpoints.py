@@ -351,6 +351,45 @@ def test_a_secret_is_named_only_by_who_may_use_it(server: Any) -> None:
     assert shown == {"KEY": "{{secrets/vars/k}}"}
 
 
+def test_the_audit_tells_what_an_update_changed_and_no_variables_value(server: Any) -> None:
+    plain = entity(environment_vars={"LEVEL": "a-plain-value"})
+    body = {"name": "audited", "description": "first", "tags": [{"key": "team", "value": "a"}]}
+    made = server.ok("POST", BASE, {**body, "config": {"served_entities": [plain]}})
+    server.complete("audited")
+    other = entity(environment_vars={"LEVEL": "another-value"}, workload_size="Medium")
+    server.ok("PUT", f"{BASE}/audited/config", {"served_entities": [other]})
+    with database.reading(server.engine) as db:
+        update, create = audit.read(db, 9, endpoint="audited")
+    assert create.after is not None and update.after is not None and update.before is not None
+    assert create.after["description"] == "first"
+    assert create.after["tags"] == body["tags"]
+    (name,) = create.after["settings"]
+    assert name == made["pending_config"]["served_entities"][0]["name"]
+    assert create.after["settings"][name]["environment_vars"] == {"LEVEL": "(not shown)"}
+    assert update.before["settings"][name]["workload_size"] == "Small"
+    assert update.after["settings"][name]["workload_size"] == "Medium"
+    assert update.after["changed_variables"] == [f"{name}.LEVEL"]
+    assert "value" not in str([update, create]).replace("'value': 'a'", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("INFERLAKE_ENVIRONMENT", "docker", "auto, local or isolated"),
+        ("INFERLAKE_BATCH", "maybe", "true, false, 1 or 0"),
+        ("INFERLAKE_BATCH", "{{secrets/vars/k}}", "true, false, 1 or 0"),
+    ],
+)
+def test_a_variable_that_tells_the_server_how_to_run_a_model_is_checked(
+    server: Any, name: str, value: str, allowed: str
+) -> None:
+    body = {"name": "odd", "config": {"served_entities": [entity(environment_vars={name: value})]}}
+    status, message = server.refused("POST", BASE, body)
+    assert status == 400
+    where = f"config.served_entities[0].environment_vars.{name}"
+    assert message == f"{where}: expected {allowed}, found '{value}'."
+
+
 def test_a_route_optimised_endpoint_tells_where_to_send_queries(server: Any) -> None:
     made = server.ok("POST", BASE, {"name": "fast", "route_optimized": True})
     assert made["endpoint_url"].endswith("/serving-endpoints/fast/invocations")

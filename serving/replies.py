@@ -239,10 +239,13 @@ def openapi(
     client sends; empty for models without named columns."""
     paths = [f"/serving-endpoints/{endpoint}/invocations"]
     paths += [f"/serving-endpoints/{endpoint}/served-models/{e}/invocations" for e in entities]
-    record = {
+    values = {name: _nullable(kind, need) for name, (kind, need) in columns.items()}
+    required = [name for name, (_, need) in columns.items() if need]
+    record = {"type": "object", "properties": values, "required": required}
+    by_column = {
         "type": "object",
-        "properties": {name: _nullable(kind, need) for name, (kind, need) in columns.items()},
-        "required": [name for name, (_, need) in columns.items() if need],
+        "properties": {name: {"type": "array", "items": kind} for name, kind in values.items()},
+        "required": required,
     }
     sides = {
         "client_request_id": {"type": "string", "maxLength": 1024},
@@ -254,14 +257,22 @@ def openapi(
         "dataframe_split": {
             "type": "object",
             "properties": {
-                "columns": {"type": "array", "items": {"type": "string"}},
+                "columns": {
+                    "type": "array",
+                    "items": {"enum": list(columns)} if columns else {"type": "string"},
+                    "minItems": len(required),
+                    "uniqueItems": True,
+                },
                 "index": {"type": "array", "items": {}},
-                "data": {"type": "array", "items": {"type": "array", "items": {}}},
+                "data": {
+                    "type": "array",
+                    "items": {"type": "array", "items": {}, "minItems": len(required)},
+                },
             },
             "required": ["columns", "data"],
         },
         "instances": {"type": "array", "items": record if columns else {}},
-        "inputs": {"type": "object"} if columns else {},
+        "inputs": by_column if columns else {},
     }
     body = {
         "oneOf": [
@@ -275,7 +286,20 @@ def openapi(
         "required": ["predictions"],
     }
     operation = {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": body},
+                "text/csv": {"schema": {"type": "string", "description": _table(columns)}},
+                "application/x-parquet": {
+                    "schema": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": _table(columns),
+                    }
+                },
+            },
+        },
         "responses": {
             "200": {
                 "description": "Successful operation",
@@ -289,6 +313,11 @@ def openapi(
         "servers": [{"url": base_url}],
         "paths": {path: {"post": operation} for path in paths},
     }
+
+
+def _table(columns: Mapping[str, object]) -> str:
+    named = f", with columns {', '.join(columns)}" if columns else ""
+    return f"A table{named}; one answer a row."
 
 
 def _nullable(kind: str, required: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jsonschema
 import pytest
 
 from capture import audit, catalog, database
@@ -257,10 +258,26 @@ def test_an_endpoint_describes_its_queries(server: Any) -> None:
     make(server, "described")
     found = server.ok("GET", f"{BASE}/described/openapi", headers={"Accept": "text/plain"})
     path = found["paths"]["/serving-endpoints/described/invocations"]["post"]
-    body = path["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
-    records = body[0]["properties"]["dataframe_records"]["items"]
-    assert records["properties"]["distance"] == {"type": "number", "format": "double"}
-    assert records["required"] == ["distance"]
+    content = path["requestBody"]["content"]
+    assert "with columns distance" in content["text/csv"]["schema"]["description"]
+    assert content["application/x-parquet"]["schema"]["format"] == "binary"
+    body = jsonschema.Draft202012Validator(content["application/json"]["schema"])
+    good = [
+        {"dataframe_records": [{"distance": 1.5}], "client_request_id": "a"},
+        {"dataframe_split": {"columns": ["distance"], "data": [[1.5], [2.5]]}},
+        {"instances": [{"distance": 1.5}]},
+        {"inputs": {"distance": [1.5, 2.5]}},
+    ]
+    bad = [
+        {"dataframe_records": [{"distance": "far"}]},
+        {"dataframe_split": {"columns": ["speed"], "data": [[1.5]]}},
+        {"dataframe_split": {"columns": ["distance"], "data": [[]]}},
+        {"instances": [{}]},
+        {"inputs": {"distance": "far"}},
+        {},
+    ]
+    assert [body.is_valid(each) for each in good] == [True] * len(good)
+    assert [body.is_valid(each) for each in bad] == [False] * len(bad)
     assert found["openapi"].startswith("3.")
     assert "/serving-endpoints/described/served-models/v2/invocations" in found["paths"]
 
